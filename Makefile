@@ -1,0 +1,41 @@
+# Two commands do everything: `make rack` and `make test`. `make help` lists the rest.
+.DEFAULT_GOAL := help
+.PHONY: help rack test unit integration lab lint bench clean
+
+PYTEST = .venv/bin/python -m pytest
+
+help: ## show this text
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+rack: ## a rack on this machine: nfs1, cp1, pi-01; then plug in pi-02 and watch it become Ready
+	@./rack up
+	@./rack plug pi-02
+
+test: dev lint unit integration lab ## install what is needed, then lint and run every test
+
+unit: dev ## tests of single modules (seconds)
+	$(PYTEST) tests/unit
+
+integration: dev ## real salt-master and minions on this machine (a minute or two)
+	$(PYTEST) tests/integration
+
+lab: dev ## a rack of its own: real kubeadm, power cuts, killed masters (needs root)
+	$(PYTEST) tests/lab
+
+lint: dev ## ruff, mypy, yamllint, salt-lint, shellcheck
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/yamllint --strict .
+	.venv/bin/salt-lint $$(git ls-files 'salt/*.sls' 'pillar/*.sls' 'reactor/*.sls')
+	.venv/bin/shellcheck $$(git grep -lE '^\#!/bin/(ba)?sh')
+
+bench: ## join: start event to Ready, against a bare kubeadm join (needs root; prints ratios)
+	@$$(tools/venv lab) -m bench.join
+
+clean: ## remove every rack, image and cache the lab made
+	@./rack clean
+
+.PHONY: dev
+dev:
+	@tools/venv dev >/dev/null
