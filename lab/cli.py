@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         progress.console.print(f"[red]✗[/red] {escape(str(error))}", highlight=False)
     except subprocess.CalledProcessError as error:
         words = (error.output or error.stderr or "").strip().splitlines()[-15:]
-        progress.console.print(f"[red]✗[/red] `{' '.join(map(str, error.cmd))}` failed:", highlight=False)
+        progress.console.print(
+            f"[red]✗[/red] `{' '.join(map(str, error.cmd))}` failed:", highlight=False
+        )
         progress.console.print(escape("\n".join(words)), highlight=False)
     except KeyboardInterrupt:
         progress.console.print("stopped; run the same command again to go on")
@@ -76,11 +78,16 @@ def _parser() -> argparse.ArgumentParser:
         help="take Kubernetes from pkgs.k8s.io and registry.k8s.io instead of building Debian's source",
     )  # fmt: skip
     up.add_argument(
-        "--only", action="append", metavar="NODE", help="bring up only these (nfs1 always comes first)"
+        "--only",
+        action="append",
+        metavar="NODE",
+        help="bring up only these (nfs1 always comes first)",
     )
     plug = add("plug", _plug, "put a new Pi into the rack and watch it join")
     plug.add_argument("node", metavar="NAME")
-    plug.add_argument("--role", choices=ROLES, help="written to the pillar; default: unnamed, so a worker")
+    plug.add_argument(
+        "--role", choices=ROLES, help="written to the pillar; default: unnamed, so a worker"
+    )
     plug.add_argument("--no-wait", action="store_true", help="return when it has power")
     add("unplug", _unplug, "cut a Pi's power (no clean stop)").add_argument("node", metavar="NAME")
     add("power", _power, "give a Pi its power back").add_argument("node", metavar="NAME")
@@ -159,7 +166,12 @@ def _shell(arguments: argparse.Namespace, progress: Progress) -> int:
 
 def _logs(arguments: argparse.Namespace, progress: Progress) -> int:
     node = _existing(arguments.rack).node(arguments.node)
-    flags = ["--no-pager", "-n", str(arguments.lines), *(["-u", arguments.unit] if arguments.unit else [])]
+    flags = [
+        "--no-pager",
+        "-n",
+        str(arguments.lines),
+        *(["-u", arguments.unit] if arguments.unit else []),
+    ]
     if node.running():
         return subprocess.call(node.command(["journalctl", *flags]))
     with node.card() as card:
@@ -186,7 +198,9 @@ def _doctor(arguments: argparse.Namespace, progress: Progress) -> int:
     console = Console()
     for finding in findings:
         mark = "[red]✗[/red]" if finding.fatal else "[yellow]![/yellow]"
-        console.print(f"{mark} {escape(finding.text)}\n    fix: {escape(finding.fix)}", highlight=False)
+        console.print(
+            f"{mark} {escape(finding.text)}\n    fix: {escape(finding.fix)}", highlight=False
+        )
     if not findings:
         console.print("[green]✓[/green] this machine can carry a rack")
     return int(any(finding.fatal for finding in findings))

@@ -78,7 +78,9 @@ def examine(directory: Path) -> list[Finding]:
 
 def _root(_: Path) -> Iterator[Finding]:
     if os.geteuid() != 0:
-        yield Finding(True, "not running as root", "run it with sudo: nodes are privileged containers")
+        yield Finding(
+            True, "not running as root", "run it with sudo: nodes are privileged containers"
+        )
 
 
 def _release(_: Path) -> Iterator[Finding]:
@@ -91,7 +93,9 @@ def _release(_: Path) -> Iterator[Finding]:
             "go on if you like; missing packages are the likely trouble",
         )
     if platform.machine() not in ("x86_64", "aarch64"):
-        yield Finding(True, f"{platform.machine()} is not a 64-bit PC or Pi", "use x86_64 or aarch64")
+        yield Finding(
+            True, f"{platform.machine()} is not a 64-bit PC or Pi", "use x86_64 or aarch64"
+        )
 
 
 def _packages(_: Path) -> Iterator[Finding]:
@@ -138,7 +142,11 @@ def _overlay(_: Path) -> Iterator[Finding]:
 
 
 def _firewall(_: Path) -> Iterator[Finding]:
-    nat = subprocess.run(["iptables", "-t", "nat", "-S"], capture_output=True) if shutil.which("iptables") else None
+    nat = (
+        subprocess.run(["iptables", "-t", "nat", "-S"], capture_output=True)
+        if shutil.which("iptables")
+        else None
+    )
     if nat is not None and nat.returncode:
         yield Finding(
             True,
@@ -147,7 +155,9 @@ def _firewall(_: Path) -> Iterator[Finding]:
         )
     bridged = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     if bridged.exists() and bridged.read_text().strip() == "1":
-        policy = subprocess.run(["iptables", "-S", "FORWARD"], capture_output=True, text=True).stdout
+        policy = subprocess.run(
+            ["iptables", "-S", "FORWARD"], capture_output=True, text=True
+        ).stdout
         if "-P FORWARD DROP" in policy:
             yield Finding(
                 False,
@@ -159,7 +169,9 @@ def _firewall(_: Path) -> Iterator[Finding]:
 
 def _source(_: Path) -> Iterator[Finding]:
     if platform.machine() == "aarch64":
-        yield Finding(False, "the lab has been tried on x86_64 only", "tell us how it went on arm64")
+        yield Finding(
+            False, "the lab has been tried on x86_64 only", "tell us how it went on arm64"
+        )
 
 
 CHECKS = (_root, _release, _packages, _room, _memory, _overlay, _firewall, _source)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shutil
 import subprocess
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -57,26 +59,46 @@ def cgroup_v2(mounts: str | None = None) -> bool:
     return False
 
 
-def podman(*args: str) -> list[str]:
-    """A podman command line with the runtime that this machine needs.
+def podman_runtime() -> str:
+    """The OCI runtime for podman here: crun where it runs, as it starts a container faster.
 
-    crun, podman's default, refuses the v1 and the hybrid cgroup layout; runc takes both.
+    crun refuses the v1 and the hybrid cgroup layout; runc takes all of them.
     """
-    runtime = [] if cgroup_v2() else ["--runtime", "runc"]
-    return ["podman", *runtime, *args]
+    return "crun" if cgroup_v2() and shutil.which("crun") else "runc"
 
 
-def ulimits() -> list[str]:
+def podman(*args: str) -> list[str]:
+    """A podman command line with the runtime that this machine needs."""
+    return ["podman", "--runtime", podman_runtime(), *args]
+
+
+def scratch_file(content: str, mode: int = 0o644) -> Path:
+    """Write ``content`` to a new temporary file with that mode; the caller deletes it."""
+    handle, name = tempfile.mkstemp(prefix="saltberry-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(content)
+    path = Path(name)
+    path.chmod(mode)
+    return path
+
+
+def ulimit_flags() -> list[str]:
     """podman flags for the limits of a container.
 
     podman's defaults lie above the hard limits of some machines, and raising a hard limit needs
-    CAP_SYS_RESOURCE, which root does not have everywhere (in a container, for one).
+    CAP_SYS_RESOURCE, which root does not have everywhere (in a container, for one). podman itself
+    starts with no more processes than there can be ids for.
     """
+    most_processes = int(Path("/proc/sys/kernel/pid_max").read_text())
+    limits = (
+        ("nofile", resource.RLIMIT_NOFILE, _MOST_FILES),
+        ("nproc", resource.RLIMIT_NPROC, min(most_processes, _MOST_FILES)),
+    )
     flags = []
-    for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+    for name, number, most in limits:
         hard = resource.getrlimit(number)[1]
-        most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-        flags += ["--ulimit", f"{name}={most}:{most}"]
+        value = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        flags += ["--ulimit", f"{name}={value}:{value}"]
     return flags
 
 
@@ -109,10 +131,9 @@ def run(
         )
     except FileNotFoundError:
         raise StepFailed(f"{step}: {command[0]} is not installed") from None
-    if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-    sink = open(log or os.devnull, "a", encoding="utf-8")  # noqa: SIM115 (closed below)
-    with process, sink:
+    log_file = log or Path(os.devnull)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with process, log_file.open("a", encoding="utf-8") as sink:
         assert process.stdin is not None and process.stdout is not None
         sink.write(f"$ {' '.join(command)}\n")
         try:

@@ -51,7 +51,12 @@ def prepare(cache: Path, progress: Progress, upstream: bool = False) -> Artifact
 
 
 def up(
-    name: str, cache: Path, progress: Progress, *, upstream: bool = False, only: list[str] | None = None
+    name: str,
+    cache: Path,
+    progress: Progress,
+    *,
+    upstream: bool = False,
+    only: list[str] | None = None,
 ) -> Rack:
     """Bring a rack up: nfs1 through its own install command, then the first Pis by their cards.
 
@@ -84,7 +89,9 @@ def bring_up_master(rack: Rack, built: Artifacts, progress: Progress) -> None:
     new = MASTER not in rack.nodes
     if new:
         with progress.step(f"{MASTER}: boot") as step:
-            node = rack.add(MASTER, {built.mirror: f"{MIRROR}:ro", rack.boot_partition(MASTER): BOOT})
+            node = rack.add(
+                MASTER, {built.mirror: f"{MIRROR}:ro", rack.boot_partition(MASTER): BOOT}
+            )
             # It is the mirror: its own packages come from its disk.
             _set_apt_source(node, built.apt_source(f"file:{MIRROR}"), rack.upstream)
             node.power_on()
@@ -226,7 +233,9 @@ def prove_pod(rack: Rack, name: str, progress: Progress) -> None:
 
 def stages(rack: Rack, entry: dict[str, Any]) -> dict[str, float]:
     """Seconds of each stage of a node's way into the rack, as far as known."""
-    marks = {stage: value for stage, value in _marks(rack, entry["id"]).items() if stage != "plugged"}
+    marks = {
+        stage: value for stage, value in _marks(rack, entry["id"]).items() if stage != "plugged"
+    }
     total = marks.pop("total", None)
     joined = {**marks, **(entry.get("seconds") or {})}
     return {**joined, "in all": total} if total else joined
@@ -238,7 +247,9 @@ def clean(cache: Path, progress: Progress) -> None:
         with progress.step(f"rack {rack.name}: taken apart"):
             rack.remove()
     with progress.step("caches and images removed"):
-        listed = podman.podman("images", "-q", "--filter", "reference=localhost/saltberry-*", check=False)
+        listed = podman.podman(
+            "images", "-q", "--filter", "reference=localhost/saltberry-*", check=False
+        )
         for image in set(listed.split()):
             podman.podman("rmi", "--force", image, check=False)
         artifacts.remove(cache)
@@ -277,7 +288,11 @@ def _stream(node: Node, argv: list[str], say: Any) -> None:
     """Run a long command in a node, passing its last line on; fail with its last lines."""
     lines: list[str] = []
     with subprocess.Popen(
-        node.command(argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        node.command(argv),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -31,7 +31,9 @@ class PodmanError(RuntimeError):
     """Podman refused; the text is what it said."""
 
 
-def podman(*args: str, check: bool = True, stdin: bytes | None = None, timeout: float | None = 300) -> str:
+def podman(
+    *args: str, check: bool = True, stdin: bytes | None = None, timeout: float | None = 300
+) -> str:
     """Run podman and return what it printed.
 
     Raises:
@@ -166,7 +168,11 @@ class Node:
         return ["podman", "exec", *flags, self.container, *argv]
 
     def run(
-        self, *argv: str, check: bool = True, stdin: bytes | None = None, timeout: float | None = 600
+        self,
+        *argv: str,
+        check: bool = True,
+        stdin: bytes | None = None,
+        timeout: float | None = 600,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the node and return what it said.
 
@@ -174,14 +180,22 @@ class Node:
             PodmanError: it failed and `check` is set.
         """
         done = subprocess.run(
-            self.command(argv, stdin=stdin is not None), input=stdin, capture_output=True, timeout=timeout
+            self.command(argv, stdin=stdin is not None),
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
         )
         text = subprocess.CompletedProcess(
-            argv, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+            argv,
+            done.returncode,
+            done.stdout.decode(errors="replace"),
+            done.stderr.decode(errors="replace"),
         )
         if check and text.returncode:
             tail = "\n".join((text.stdout + text.stderr).strip().splitlines()[-15:])
-            raise PodmanError(f"{self.id}: `{' '.join(argv)}` ended with {text.returncode}:\n{tail}")
+            raise PodmanError(
+                f"{self.id}: `{' '.join(argv)}` ended with {text.returncode}:\n{tail}"
+            )
         return text
 
     def write(self, path: str, content: str, mode: str = "0644") -> None:

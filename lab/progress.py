@@ -36,7 +36,12 @@ class Step:
         if self._status is not None:
             self._status.update(f"{self.text} [dim]{text}[/dim]")
         else:
-            self._console.print(f"  ·   {self.seconds:5.0f} s  {text}", highlight=False, markup=False)
+            self._console.print(
+                f"  ·   {self.seconds:5.0f} s  {text}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 class Progress:
@@ -66,7 +71,7 @@ class Progress:
         if status is not None:
             status.start()
         elif not self._steps:
-            self.console.print(f"  …  {text}", highlight=False, markup=False)
+            self.console.print(f"  …  {text}", highlight=False, markup=False, soft_wrap=True)
         self._steps.append(step)
         mark = "[red]✗[/red]"
         try:
@@ -77,4 +82,6 @@ class Progress:
             if status is not None:
                 status.stop()
             self.seconds[text] = step.seconds
-            self.console.print(f"  {mark}   {step.seconds:5.0f} s  {text}", highlight=False)
+            self.console.print(
+                f"  {mark}   {step.seconds:5.0f} s  {text}", highlight=False, soft_wrap=True
+            )

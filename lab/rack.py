@@ -232,9 +232,7 @@ def all_racks() -> list[Rack]:
     return [rack for rack in map(Rack.load, names) if rack is not None]
 
 
-def wait_for(
-    what: str, ask: Any, progress: Progress, seconds: float, every: float = 1.0
-) -> Any:
+def wait_for(what: str, ask: Any, progress: Progress, seconds: float, every: float = 1.0) -> Any:
     """Ask until the answer is true, telling the reason meanwhile.
 
     Args:

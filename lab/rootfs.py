@@ -72,7 +72,7 @@ _NODE_MASKED = (
     "systemd-udevd.service",
 )
 
-_NODE_ENABLED = ("saltberry-firstboot.service",)
+_NODE_ENABLED = ("lab-route.service", "saltberry-firstboot.service")
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ def bootstrap(
     root: Path,
     packages: Sequence[str],
     debian: Debian,
+    *,
     flags: Sequence[str] = (),
 ) -> None:
     """Fill ``root`` with Debian and the packages. Raises StepFailed with mmdebstrap's last words."""
@@ -159,7 +160,7 @@ def node(store: Store, debian: Debian, lab_keyring: Path) -> Path:
     def build(partial: Path) -> None:
         root = partial / "root"
         flags = [f"--dpkgopt=path-exclude={pattern}" for pattern in _NODE_EXCLUDES]
-        bootstrap(store, "node", root, NODE_PACKAGES, debian, flags)
+        bootstrap(store, "node", root, NODE_PACKAGES, debian, flags=flags)
         _settle(root, lab_keyring)
 
     text = "making the blank node's root file system (about a minute)"
@@ -185,6 +186,11 @@ def _settle(root: Path, lab_keyring: Path) -> None:
     (root / "var/lib/dbus/machine-id").unlink(missing_ok=True)
     for key in (root / "etc/ssh").glob("ssh_host_*"):
         key.unlink()
+    # What mmdebstrap took over from this machine. Without a name server lookups fail at once;
+    # with one that can't be reached, kubelet stands still for 10 s at each of them.
+    (root / "etc/hostname").write_text("raspberrypi\n")
+    (root / "etc/resolv.conf").write_text("")
+    (root / "etc/resolv.conf").chmod(0o644)
     (root / "etc/apt/sources.list").write_text("")
     for directory in ("var/lib/apt/lists", "var/cache/apt/archives"):
         for left in (root / directory).glob("*"):

@@ -130,7 +130,7 @@ class Store:
     def _locked(self, name: str) -> Iterator[None]:
         locks = self.cache / "lock"
         locks.mkdir(parents=True, exist_ok=True)
-        with open(locks / name, "w", encoding="utf-8") as handle:
+        with (locks / name).open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -4,11 +4,16 @@
 # Runs as root inside the builder root file system (Debian 12, lab/builder.py),
 # with /build on a real disk (4 GB while it works) and the results in /out/bin.
 # Debian 12 is the newest release whose source package carries the whole tree;
-# later ones ship kubectl alone.
+# later ones ship kubectl alone. Started again, it goes on where it stopped.
 set -euo pipefail
+
+programs=(kubeadm kubelet kubectl kube-apiserver kube-controller-manager
+          kube-scheduler kube-proxy crictl labdns)
 
 started=$(date +%s)
 stage() { echo "stage: $* ($(( $(date +%s) - started )) s)"; }
+# quietly LOG COMMAND...: its output is read only when it fails.
+quietly() { "${@:2}" >"$1" 2>&1 || { tail -n 30 "$1"; exit 1; }; }
 
 # GOPATH mode with the vendored tree: `go build -mod=vendor` fails on this source.
 export HOME=/root GO111MODULE=auto GOFLAGS= GOPROXY=off GOSUMDB=off
@@ -16,18 +21,20 @@ export PATH=/usr/lib/go/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export GOCACHE=/build/go-cache
 arch=$(dpkg --print-architecture)
 export KUBE_BUILD_PLATFORMS="linux/$arch"
+# Static, like the control plane's own: they are put into an image, or meet any libc.
+export KUBE_STATIC_OVERRIDES="crictl labdns"
 
-mkdir -p /build/source /out/bin
-cd /build/source
-if ! compgen -G 'kubernetes-*/Makefile' >/dev/null; then
+mkdir -p /out/bin
+if [ ! -d /build/source ]; then
     stage "fetching Debian's source package"
-    # The root's own lines name only binary packages; the same places serve the source.
-    sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >/etc/apt/sources.list.d/source.list
+    rm -rf /build/fetch
+    mkdir /build/fetch
+    cd /build/fetch
     apt-get update -qq
-    apt-get source -qq kubernetes >/build/source.log 2>&1 \
-        || { tail -n 30 /build/source.log; exit 1; }
+    quietly /build/fetch.log apt-get source -qq kubernetes
+    mv /build/fetch /build/source
 fi
-cd kubernetes-*/
+cd /build/source/kubernetes-*/
 
 # With the reflect2 that the source vendors everything compiles and kubeadm
 # panics when run (Go >= 1.18 changed the runtime it looks into).
@@ -41,12 +48,11 @@ cp /lab/crictl.go cmd/crictl/main.go
 cp /lab/dns.go cmd/labdns/main.go
 
 stage "generating sources"
-make generated_files >/build/generate.log 2>&1 || { tail -n 30 /build/generate.log; exit 1; }
-for binary in kubeadm kubelet kubectl kube-apiserver kube-controller-manager \
-              kube-scheduler kube-proxy crictl labdns; do
-    stage "compiling $binary"
-    make WHAT="cmd/$binary" GOLDFLAGS="-s -w" >"/build/$binary.log" 2>&1 \
-        || { tail -n 30 "/build/$binary.log"; exit 1; }
+quietly /build/generate.log make generated_files
+for program in "${programs[@]}"; do
+    stage "compiling $program"
+    quietly "/build/$program.log" make WHAT="cmd/$program" GOLDFLAGS="-s -w"
+    install -m 0755 "_output/local/bin/linux/$arch/$program" /out/bin/
 done
 
 # Static, so that its image needs nothing else (kubeadm's pause container).
@@ -63,6 +69,4 @@ int main(void) {
 }
 C
 gcc -Os -static -s -o /out/bin/pause /build/pause.c
-
-install -m 0755 _output/local/bin/linux/"$arch"/* /out/bin/
 stage "done"

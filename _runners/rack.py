@@ -1,0 +1,969 @@
+"""Make the rack what the pillar says it is: look at it, close the difference, tell how it stands.
+
+* :func:`reconcile` compares the rack that is wanted (accepted keys and the roles of the pillar) with
+  the rack that is (what the API server says) and works on the difference. It is level-triggered:
+  it looks at the whole rack and not at the event that woke it, so that a lost, doubled or late event,
+  a restarted master and a node that lost power all come down to "run it again".
+* :func:`wake` is all that the reactor calls: it asks for a reconcile and returns.
+* :func:`status`, :func:`validate` and :func:`retry` are for people.
+* :func:`join`, :func:`network` and :func:`ready` are stages of ``salt/orch/join.sls``.
+
+A minion's id is the minion's word, and Salt hardly checks it. An id that is no plain host name is
+never passed on; all others go to Salt as an exact list, never as a glob.
+
+Master configuration (all optional)::
+
+    saltberry:
+      state_dir: /var/lib/saltberry     # cluster.json, attempts.json, locks
+      run_dir: /run/saltberry           # reconcile.request
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+__opts__: dict[str, Any]
+__utils__: dict[str, Callable[..., Any]]
+__context__: dict[str, Any]
+
+# Seconds. A node that does not answer a look within ANSWER is asked once more whether it is still
+# at it, for as long again. A long job is asked after every POLL seconds, for GATHER seconds: a node
+# that died is noticed within about a minute, one that is only slow may take as long as LIMIT.
+ANSWER = 5
+POLL = 60
+GATHER = 10
+API_LIMIT = 20
+STATUS_ANSWER, STATUS_LIMIT = 2, 8
+# The whole way from a blank node to Ready, with its packages fetched by a slow line to a slow card.
+LIMIT = 3600
+SETTLE_LIMIT = 1800
+# A burst of events (the whole rack switched on) is one look and not fifty.
+PAUSE_BETWEEN_LOOKS = 2.0
+POD_NETWORK_WAIT = 60
+
+# Made anew at every start of a node, also of a container: tells one start from the next.
+BOOT_MARK = "/run/systemd/private"
+SETTLE = "(settle)"  # the job that does the rest of the rack; no host name, so no node's id
+
+EVENT = "saltberry/node/{}/{}"
+# What Salt calls its lists of keys. An id may be in two of them (a second key for an accepted id is
+# denied): the later one counts.
+KEY_LISTS = {
+    "minions_rejected": "rejected",
+    "minions_denied": "denied",
+    "minions_pre": "pending",
+    "minions": "accepted",
+}
+ADMIN_KUBECONFIG = "/root/.kube/config"
+
+
+# --- where things are ------------------------------------------------------------------------------
+
+
+def _folder(key: str, default: str) -> Path:
+    return Path((__opts__.get("saltberry") or {}).get(key, default))
+
+
+def _state(name: str) -> Path:
+    """Return a file of the state folder, which is made when it is missing (0700)."""
+    folder = _folder("state_dir", "/var/lib/saltberry")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / name
+
+
+def _request() -> Path:
+    """Return the file whose existence asks for a look at the rack."""
+    folder = _folder("run_dir", "/run/saltberry")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / "reconcile.request"
+
+
+@contextlib.contextmanager
+def _lock(name: str, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock file; yields False at once when another holds it and ``wait`` is not set.
+
+    The kernel gives the lock back when the last process that inherited it ends, so a killed
+    reconcile leaves none behind.
+    """
+    handle = os.open(_state(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(handle)
+
+
+def _attempts() -> dict[str, dict[str, Any]]:
+    return __utils__["attempts.load"](_state("attempts.json"))
+
+
+def _edit_attempts(
+    change: Callable[[dict[str, dict[str, Any]]], None],
+) -> dict[str, dict[str, Any]]:
+    """Change the record of attempts: read, change, write, with nobody in between."""
+    with _lock("attempts.lock", wait=True):
+        book = _attempts()
+        change(book)
+        __utils__["attempts.write_json"](_state("attempts.json"), book)
+    return book
+
+
+def _known_cluster() -> dict[str, Any]:
+    """Return ``cluster.json``, or {} when there is none that can be read."""
+    try:
+        facts = json.loads(_state("cluster.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+# --- what is wanted --------------------------------------------------------------------------------
+
+
+class _Refused(Exception):
+    """The rack cannot be worked on; ``problems`` says why, a sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def _rack() -> Any:
+    """Return the rack that the pillar describes (a ``rackspec.Rack``).
+
+    Raises:
+        _Refused: the pillar does not render, or describes no rack that can be built.
+    """
+    import salt.pillar
+
+    pillar = salt.pillar.Pillar(dict(__opts__), {}, __opts__["id"], "base").compile_pillar()
+    errors = pillar.get("_errors")
+    problems = __utils__["rackspec.check"](pillar)
+    if problems:
+        raise _Refused(problems)
+    if errors:
+        raise _Refused([__utils__["outcome.plain"](error) for error in errors])
+    return __utils__["rackspec.load"](pillar)
+
+
+def _settings(rack: Any) -> dict[str, Any]:
+    """Return the pillar's ``reconcile`` key with its defaults."""
+    given = rack.pillar.get("reconcile") or {}
+    return {"parallel": 3, "backoff_seconds": [15, 60, 300, 900], "ready_timeout": 180, **given}
+
+
+def _keys() -> dict[str, str]:
+    """Return the state of every key the master holds: accepted, pending, denied or rejected."""
+    import salt.key
+
+    states: dict[str, str] = {}
+    with salt.key.get_key(dict(__opts__)) as keys:
+        listed = keys.list_keys()
+    for kind, state in KEY_LISTS.items():
+        states.update(dict.fromkeys(listed.get(kind, ()), state))
+    return states
+
+
+def _valid(names: Iterable[str]) -> list[str]:
+    return [name for name in names if __utils__["rackspec.valid_id"](name)]
+
+
+# --- asking minions --------------------------------------------------------------------------------
+
+
+def _asked(
+    nodes: Iterable[str],
+    function: str | list[str],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    poll: float = ANSWER,
+    limit: float = LIMIT,
+) -> Iterator[tuple[str, Any, int]]:
+    """Call a function on minions and yield ``(id, return, exit code)`` as the answers come.
+
+    Args:
+        nodes: ids; those that are no host names are left out whatever the caller thought of them.
+        function: name of an execution function, or a list of names that take no arguments.
+        kwargs: keyword arguments (positional ones would be searched for ``name=value``).
+        poll: seconds after which a minion that has not answered is asked whether it still runs the
+            job; one that says so may go on, the others are given up.
+        limit: seconds after which nobody is waited for any more.
+    """
+    import salt.client
+    import salt.exceptions
+
+    targets = _valid(nodes)
+    if not targets:
+        return
+    arguments: dict[str, Any] = {"kwarg": dict(kwargs or {})}
+    if isinstance(function, list):
+        arguments = {"arg": [[] for _ in function]}
+    deadline = time.monotonic() + limit
+    client = salt.client.get_local_client(mopts=dict(__opts__))
+    try:
+        # Salt prints what it thinks of a target; that must not get into a runner's output.
+        with contextlib.redirect_stdout(sys.stderr):
+            job = client.run_job(
+                targets, function, tgt_type="list", timeout=poll, listen=True, **arguments
+            )
+        if not job:
+            return
+        for answer in client.get_iter_returns(
+            job["jid"],
+            job["minions"],
+            timeout=poll,
+            tgt=targets,
+            tgt_type="list",
+            block=False,
+            gather_job_timeout=min(poll, GATHER),
+        ):
+            for node, said in (answer or {}).items():
+                if node in targets and isinstance(said, dict) and "ret" in said:
+                    yield node, said["ret"], _exit_code(said)
+            if time.monotonic() > deadline:
+                return
+            if not answer:
+                time.sleep(0.02)
+    except salt.exceptions.SaltException as exc:
+        log.warning("the salt-master does not take jobs: %s", exc)
+    finally:
+        client.destroy()
+
+
+def _exit_code(answer: Mapping[str, Any]) -> int:
+    code = answer.get("retcode", 0)
+    return max(code.values(), default=0) if isinstance(code, dict) else int(code or 0)
+
+
+class _Failed(Exception):
+    """A minion did not do what it was asked; the text is one plain line."""
+
+
+def _call(node: str, function: str, kwargs: Mapping[str, Any], limit: float = LIMIT) -> Any:
+    """Call a function on one minion and return what it gave.
+
+    Raises:
+        _Failed: no answer, or the function failed.
+    """
+    for _, returned, code in _asked([node], function, kwargs, poll=POLL, limit=limit):
+        if code:
+            raise _Failed(__utils__["outcome.answer"](returned))
+        return returned
+    raise _Failed(f"{node} does not answer")
+
+
+def _apply(node: str, sls: str, pillar: Mapping[str, Any] | None = None) -> None:
+    """Apply one SLS on one minion, after whatever states run there now.
+
+    Raises:
+        _Failed: no answer, or a state failed.
+    """
+    kwargs = {"mods": sls, "queue": True, **({"pillar": dict(pillar)} if pillar else {})}
+    for _, returned, code in _asked([node], "state.apply", kwargs, poll=POLL):
+        problem = __utils__["outcome.states"](returned)
+        if problem or code:
+            raise _Failed(problem or f"{sls} ended with code {code}")
+        return
+    raise _Failed(f"{node} does not answer")
+
+
+def _cluster_now(
+    control_plane: str, poll: float = ANSWER, limit: float = API_LIMIT
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return ``(nodes, facts)`` from the control plane; None for what it cannot say."""
+    wanted = ["kubeadm.nodes", "kubeadm.facts"]
+    for _, returned, _code in _asked([control_plane], wanted, poll=poll, limit=limit):
+        if not isinstance(returned, dict):
+            return None, None
+        nodes, facts = (returned.get(name) for name in wanted)
+        return nodes if isinstance(nodes, dict) else None, facts if isinstance(
+            facts, dict
+        ) else None
+    return None, None
+
+
+def _refresh_cluster(rack: Any) -> Any:
+    """Ask the control plane for the nodes, write ``cluster.json``, and return the nodes.
+
+    Several processes do this; the lock is held over question and answer, so that the last one to
+    write is also the last one to have asked.
+
+    Returns:
+        ``kubeadm.nodes``, or None when the API server does not answer (the file then stays).
+    """
+    control_plane = rack.control_planes[0]
+    with _lock("cluster.lock", wait=True):
+        nodes, facts = _cluster_now(control_plane)
+        if nodes and facts and facts.get("ca_hash"):
+            port = (rack.pillar.get("kubernetes") or {}).get("api_port", 6443)
+            known = {
+                "endpoint": f"{rack.ip(control_plane)}:{port}",
+                "ca_hash": facts["ca_hash"],
+                "version": (nodes.get(control_plane) or {}).get("version"),
+                "nodes": {
+                    name: {"ip": fact.get("ip"), "pod_cidr": fact.get("pod_cidr")}
+                    for name, fact in nodes.items()
+                },
+            }
+            if known != _known_cluster():
+                __utils__["attempts.write_json"](_state("cluster.json"), known, mode=0o644)
+    return nodes
+
+
+# --- the reconcile ---------------------------------------------------------------------------------
+
+
+def wake() -> bool:
+    """Ask for a look at the rack, and return at once.
+
+    This is all that the reactor runs. It takes nothing from the event: who started, and what a
+    minion says of itself, is looked up by :func:`reconcile` where it can be trusted.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.wake
+    """
+    _request().touch()
+    return True
+
+
+def reconcile(wait: bool = False) -> dict[str, Any]:
+    """Look at the rack and close the difference to what the pillar describes.
+
+    Brings every accepted node that is not in the cluster, or not Ready, to Ready: the control plane
+    first, then up to ``reconcile.parallel`` workers at a time. A node that fails is left alone for a
+    while (``reconcile.backoff_seconds``) and holds up no other. Then the rest of the rack is told
+    about the nodes that came or went. Goes on until nothing is left to do now.
+
+    Only one runs at a time. A request that comes in meanwhile is taken up by the one that runs.
+
+    wait
+        When another one runs: wait for its end and look again, instead of leaving the request to it.
+
+    Returns ``{"nodes": {id: what became of it}, "seconds": float}``; ``{"queued": True}`` when
+    another reconcile runs; ``{"problems": [...], "retcode": 1}`` when the pillar describes no rack.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.reconcile
+    """
+    began = time.monotonic()
+    request = _request()
+    request.touch()
+    results: dict[str, str] = {}
+    while True:
+        with _lock("reconcile.lock", wait=wait) as mine:
+            if not mine:
+                return {"queued": True, "comment": "another reconcile runs and will look again"}
+            with _Reconcile() as run:
+                try:
+                    run.until_done()
+                except _Refused as exc:
+                    return {"problems": exc.problems, "retcode": 1}
+                results.update(run.results)
+        # A request may have come after our last look, from one who then found the lock taken.
+        if not request.exists():
+            return {"nodes": results, "seconds": round(time.monotonic() - began, 1)}
+
+
+class _Reconcile:
+    """One holder of the lock: looks, starts jobs, records how they end, until nothing is left."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, str] = {}
+        self.ended: dict[str, str] = {}
+        self.jobs = __utils__["workers.make"]()
+        self.unsettled = True
+        self.unsure: list[str] = []
+        self.steps: list[float] = []
+
+    def __enter__(self) -> _Reconcile:
+        if threading.current_thread() is threading.main_thread():
+            # systemd stops services with this signal: leave by an exception, so that __exit__ runs
+            signal.signal(signal.SIGTERM, _leave)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for done in self.jobs.stop_all("interrupted: the reconcile was stopped"):
+            self._finished(done)
+
+    def until_done(self) -> None:
+        """Look and work until nothing runs and nobody asks for another look.
+
+        Raises:
+            _Refused: the pillar describes no rack. Jobs that run when it becomes bad are not
+                stopped: it was good when they began.
+        """
+        refused: _Refused | None = None
+        looked = 0.0
+        look = True
+        while look or self.jobs:
+            if look and time.monotonic() - looked >= PAUSE_BETWEEN_LOOKS:
+                refused = self._look_unless_refused()
+                looked, look = time.monotonic(), False
+            for done in self.jobs.finished(timeout=0.5):
+                self._finished(done)
+                look = look or done.name != SETTLE or self.unsettled
+            look = look or _request().exists()
+            if not self.jobs:
+                time.sleep(0.1)
+        if refused:
+            raise refused
+        self._come_back_later()
+
+    def _look_unless_refused(self) -> _Refused | None:
+        try:
+            self._look()
+        except _Refused as exc:
+            log.warning("%s", exc)
+            return exc
+        return None
+
+    def _look(self) -> None:
+        """Compare the rack wanted with the rack that is, and start what can be started."""
+        _request().unlink(missing_ok=True)  # before looking: what changes from here on asks again
+        rack = _rack()
+        self.steps = list(_settings(rack)["backoff_seconds"])
+        keys = _keys()
+        accepted = [name for name, state in keys.items() if state == "accepted"]
+        roles = {name: rack.roles(name) for name in _valid(accepted)}
+        for name in sorted(set(accepted) - set(roles)):
+            self.results[ascii(name)] = "refused: its id is not a plain host name"
+        control_plane = rack.control_planes[0]
+        nodes = _refresh_cluster(rack) if control_plane in roles else None
+        book = self._tidy(roles, nodes)
+        paused = [name for name, record in book.items() if not _due(record)]
+        plan = __utils__["rackplan.plan"](roles, nodes, control_plane, paused)
+        self._note(plan, book)
+        self._start_nodes(plan, rack, book)
+        self._start_settling(rack, roles, nodes)
+
+    def _tidy(self, roles: Mapping[str, Any], nodes: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Bring the record up to date with what is seen: nodes that are gone, jobs that ended."""
+        self.unsure = []
+
+        def change(book: dict[str, dict[str, Any]]) -> None:
+            for name in [name for name in book if name not in roles]:
+                del book[name]
+            for name, record in book.items():
+                if name in self.jobs:
+                    continue
+                if record.get("running"):
+                    book[name] = {**record, "running": False}
+                if record.get("attempts") and ((nodes or {}).get(name) or {}).get("ready"):
+                    # It is Ready, but nobody saw the end of the attempt (the master lost power):
+                    # its join token may still be alive.
+                    self.unsure.append(name)
+                    self.unsettled = True
+
+        return _edit_attempts(change)
+
+    def _note(self, plan: Mapping[str, Any], book: Mapping[str, Any]) -> None:
+        """Write down how every node stands before anything is started."""
+        for name, step in plan.items():
+            ended = self.ended.get(name, "")
+            if step.action == "ready":
+                self.results[name] = ended if ended.startswith("ready") else "ready"
+            elif step.action == "later":
+                reason = book.get(name, {}).get("reason", "")
+                self.results[name] = ended or f"left alone for a while after: {reason}"
+            elif name not in self.jobs:
+                self.results[name] = step.reason or "waiting for its turn"
+
+    def _start_nodes(self, plan: Mapping[str, Any], rack: Any, book: Mapping[str, Any]) -> None:
+        """Ask the nodes of the difference who is there, and start on each that answers."""
+        wanted = [name for name, step in plan.items() if step.action in ("join", "mend", "later")]
+        answered = set()
+        for name, boot in _answering(wanted):
+            answered.add(name)
+            before = book.get(name, {})
+            record = __utils__["attempts.restarted"](before, boot, self.steps)
+            if name in self.jobs:
+                if record != before:
+                    self.jobs.stop(name, "it was switched off and on again in the middle")
+                continue
+            if _due(record) and self._has_room(rack):
+                self._start(name, {**record, "boot": boot}, plan[name].action, rack)
+            elif record != before:
+                self._record(name, record)
+        for name in wanted:
+            if name not in answered and name not in self.jobs:
+                self.results[name] = "unreachable"
+
+    def _has_room(self, rack: Any) -> bool:
+        return len(set(self.jobs) - {SETTLE}) < int(_settings(rack)["parallel"])
+
+    def _record(self, name: str, record: Mapping[str, Any]) -> None:
+        def change(book: dict[str, dict[str, Any]]) -> None:
+            book[name] = dict(record)
+
+        _edit_attempts(change)
+
+    def _start(self, name: str, record: Mapping[str, Any], action: str, rack: Any) -> None:
+        """Start on one node; its record is written first, worded as if we were cut off now."""
+        self._record(name, __utils__["attempts.started"](record, time.time(), self.steps))
+        log.info("%s: %s", name, action)
+        self.results[name] = "started"
+        task = {
+            "node": name,
+            "role": __utils__["rackplan.member_role"](rack.roles(name)),
+            "control_plane": rack.control_planes[0],
+        }
+        self.jobs.start(name, _orchestrate, dict(__opts__), task, limit=LIMIT)
+
+    def _start_settling(self, rack: Any, roles: Mapping[str, Any], nodes: Any) -> None:
+        """Start bringing the rest of the rack in line, when there may be something to do."""
+        if not self.unsettled or SETTLE in self.jobs or not nodes:
+            return
+        members = [
+            name for name in roles if (nodes.get(name) or {}).get("ready") and name not in self.jobs
+        ]
+        self.unsettled = False
+        self.jobs.start(SETTLE, _settle, rack, members, self.unsure, limit=SETTLE_LIMIT)
+
+    def _finished(self, done: Any) -> None:
+        """Record how a job ended, and say so on the event bus."""
+        if done.name == SETTLE:
+            self._settled(done)
+            return
+        self.unsettled = True
+        outcome = done.result or SimpleNamespace(
+            ok=False, stage="", reason=done.problem, seconds={}
+        )
+        before = _attempts().get(done.name, {})
+        if outcome.ok:
+            self._record(done.name, __utils__["attempts.succeeded"](before, outcome.seconds))
+            self._ended(done.name, f"ready after {done.seconds:.0f} s")
+            _fire(done.name, "ready", {"seconds": done.seconds, "stages": outcome.seconds})
+            log.info("%s: ready after %.0f s", done.name, done.seconds)
+            return
+        failure = {"stage": outcome.stage, "reason": outcome.reason}
+        self._record(
+            done.name,
+            __utils__["attempts.failed"](
+                before, time.time(), self.steps, seconds=outcome.seconds, **failure
+            ),
+        )
+        stage = f"{outcome.stage}: " if outcome.stage else ""
+        self._ended(done.name, f"failed: {stage}{outcome.reason}")
+        _fire(done.name, "failed", failure)
+        log.warning("%s: %s%s", done.name, stage, outcome.reason)
+
+    def _settled(self, done: Any) -> None:
+        """Note what the rest of the rack still lacks, and who has no token left for certain."""
+        result = done.result or SimpleNamespace(problems=[done.problem], freed=[])
+        for problem in result.problems:
+            log.warning("%s", problem)
+            self.results[SETTLE] = problem
+        for name in result.freed:
+            self._record(name, __utils__["attempts.succeeded"](_attempts().get(name, {})))
+
+    def _ended(self, name: str, text: str) -> None:
+        self.ended[name] = self.results[name] = text
+
+    def _come_back_later(self) -> None:
+        """Have systemd ask again when the first pause ends, if that is before the next sweep."""
+        pauses = [
+            float(record["next"]) for record in _attempts().values() if record.get("attempts")
+        ]
+        if pauses:
+            _wake_in(max(1.0, min(pauses) - time.time()))
+
+
+def _leave(signum: int, frame: Any) -> None:
+    raise SystemExit(128 + signum)
+
+
+def _due(record: Mapping[str, Any]) -> bool:
+    return __utils__["attempts.due"](record, time.time())
+
+
+def _answering(nodes: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield ``(id, boot mark)`` of the nodes that answer, each as soon as it does."""
+    for node, returned, _code in _asked(nodes, "file.lstat", {"path": BOOT_MARK}):
+        made = returned.get("st_ctime", "") if isinstance(returned, dict) else ""
+        yield node, str(made)
+
+
+def _wake_in(seconds: float) -> None:
+    """Ask for a look after a while, where systemd runs; elsewhere the sweep or a person does.
+
+    A transient timer costs nothing while it waits; a process that slept instead would hold some
+    70 MB for as long as any node fails.
+    """
+    systemd_run = shutil.which("systemd-run")
+    if systemd_run is None or not Path("/run/systemd/system").is_dir():
+        return
+    unit = "saltberry-retry"
+    commands = [
+        ["systemctl", "stop", "--quiet", f"{unit}.timer"],
+        [
+            *(systemd_run, "--quiet", "--collect", f"--unit={unit}", f"--on-active={seconds:.0f}"),
+            *("--timer-property=AccuracySec=1s", "touch", str(_request())),
+        ],
+    ]
+    for command in commands:
+        subprocess.run(command, check=False, capture_output=True, timeout=30)
+
+
+def _fire(node: str, what: str, data: Mapping[str, Any]) -> None:
+    """Fire ``saltberry/node/<id>/<what>`` from the master."""
+    import salt.utils.event
+
+    tag = EVENT.format(node, what)
+    with contextlib.suppress(Exception):  # nobody's join fails because nobody listens
+        with salt.utils.event.get_master_event(
+            dict(__opts__), __opts__["sock_dir"], listen=False
+        ) as bus:
+            bus.fire_event({"id": node, **data}, tag)
+
+
+# --- what runs in a process of its own -------------------------------------------------------------
+
+
+def _orchestrate(opts: dict[str, Any], task: dict[str, Any]) -> Any:
+    """Run ``orch.join`` for one node and return what became of it (an ``outcome.Outcome``)."""
+    import salt.runner
+
+    opts.pop("fun", None)
+    with salt.runner.RunnerClient(opts) as client:
+        returned = client.cmd(
+            "state.orchestrate",
+            kwarg={"mods": "orch.join", "pillar": {"task": task}},
+            print_event=False,
+            full_return=True,
+        )
+    return SimpleNamespace(**__utils__["outcome.read"](returned, task["node"])._asdict())
+
+
+def _settle(rack: Any, members: list[str], unsure: list[str]) -> Any:
+    """Bring the rest of the rack in line with the nodes that came or went.
+
+    Args:
+        rack: the rack.
+        members: ids of the nodes that are Ready and that nobody works on.
+        unsure: ids of nodes whose join tokens may have outlived their join.
+
+    Returns:
+        ``problems``, a line each (the next reconcile tries again), and ``freed``, the ids of
+        ``unsure`` whose tokens are gone.
+    """
+    problems: list[str] = []
+
+    def done(what: str, do: Callable[[], Any]) -> bool:
+        try:
+            do()
+        except _Failed as exc:
+            problems.append(f"{what}: {exc}")
+            return False
+        return True
+
+    control_plane = rack.control_planes[0]
+    freed = [
+        name
+        for name in unsure
+        if done(f"the join token of {name}", partial(_revoke, control_plane, name))
+    ]
+    for name in _stale_routes(rack, members):
+        done(f"the routes of {name}", partial(_apply, name, "cni"))
+    done("the admin's kubeconfig", partial(_hand_over_kubeconfig, rack))
+    return SimpleNamespace(problems=problems, freed=freed)
+
+
+def _stale_routes(rack: Any, members: list[str]) -> list[str]:
+    """Return the members whose routes to the other nodes' pods are not what they should be."""
+    if (rack.pillar.get("kubernetes") or {}).get("cni", "routed") != "routed":
+        return []
+    nodes = _known_cluster().get("nodes", {})
+    stale = []
+    for name, returned, code in _asked(members, "routed_cni.digest"):
+        if code or returned != __utils__["routes.digest"](nodes, name):
+            stale.append(name)
+    return stale
+
+
+def _revoke(control_plane: str, node: str) -> None:
+    _call(control_plane, "kubeadm.ticket_revoke", {"node": node}, limit=2 * POLL)
+
+
+def _public_key(node: str) -> str:
+    """Return the public key that the master accepted for a minion, as PEM text."""
+    if node not in _valid([node]):
+        raise _Failed(f"{node!a} is no plain host name")
+    path = Path(__opts__["pki_dir"]) / "minions" / node
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        raise _Failed(f"the key of {node} is not accepted") from None
+
+
+def _hand_over_kubeconfig(rack: Any) -> None:
+    """Give the master's own minion the admin's kubeconfig, when it has none of this cluster."""
+    node, control_plane = rack.master_id, rack.control_planes[0]
+    expected = _known_cluster().get("ca_hash")
+    if not expected or _keys().get(node) != "accepted":
+        return
+    for _, found, code in _asked([node], "kubeadm.ca_hash", {"path": ADMIN_KUBECONFIG}):
+        if not code and found == expected:
+            return
+    arguments = {"pub": _public_key(node), "node": node}
+    sealed = _call(control_plane, "kubeadm.admin_kubeconfig", arguments, limit=2 * POLL)
+    _apply(node, "kubeconfig", {"kubeadm_kubeconfig": sealed})
+
+
+# --- stages of orch.join ---------------------------------------------------------------------------
+
+
+def _staged(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run a stage; a failure becomes its return value, and the orchestration stops there."""
+    try:
+        return {"ok": True, **work()}
+    except _Refused as exc:
+        reason = __utils__["outcome.plain"](exc)
+    except _Failed as exc:
+        reason = str(exc)
+    __context__["retcode"] = 1
+    return {"ok": False, "reason": reason}
+
+
+def join(node: str) -> dict[str, Any]:
+    """Bring one prepared node into the cluster: the stage of ``orch.join`` that handles the ticket.
+
+    A ticket (a bootstrap token sealed to the node's own key) is made on the control plane, carried
+    to the node as a pillar override, and void afterwards, however the join ended. A node that is
+    in the cluster already gets none.
+
+    node
+        Its id; its states must have been applied before.
+
+    Returns ``{"ok": True, "joined": bool}``, joined telling whether it was done now, or
+    ``{"ok": False, "reason": "one plain line"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.join pi-07
+    """
+    return _staged(lambda: {"joined": _join(node)})
+
+
+def _join(node: str) -> bool:
+    rack = _rack()
+    control_plane = rack.control_planes[0]
+    pub = _public_key(node)
+    nodes = _refresh_cluster(rack)
+    if nodes is None:
+        raise _Failed(f"the API server on {control_plane} does not answer")
+    if node in nodes and _is_member(node):
+        return False
+    ttl = (rack.pillar.get("kubernetes") or {}).get("ticket_ttl", 600)
+    try:
+        wanted = {"node": node, "pub": pub, "ttl": ttl}
+        ticket = _call(control_plane, "kubeadm.ticket_create", wanted, limit=2 * POLL)
+        _apply(node, "kubeadm.joined", {"kubeadm_ticket": ticket["ticket"]})
+    finally:
+        try:
+            _revoke(control_plane, node)
+        except _Failed as exc:  # it expires by itself; the next attempt deletes it, too
+            log.warning("the join token of %s could not be deleted: %s", node, exc)
+    return True
+
+
+def _is_member(node: str) -> bool:
+    """Say whether a node's own files make it a member of this cluster, with nothing left to do."""
+    facts = _call(node, "kubeadm.facts", {})
+    ours = facts.get("ca_hash") == _known_cluster().get("ca_hash")
+    return bool(facts.get("joined") and ours and not facts.get("problems"))
+
+
+def network(node: str) -> dict[str, Any]:
+    """Give one member its pod network: the stage of ``orch.join`` after it is in the cluster.
+
+    Waits until the cluster has given the node its pod CIDR, writes ``cluster.json`` and applies the
+    SLS ``cni`` on the node.
+
+    node
+        Its id.
+
+    Returns ``{"ok": True, "pod_cidr": ...}`` or ``{"ok": False, "reason": "one plain line"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.network pi-07
+    """
+    return _staged(lambda: {"pod_cidr": _network(node)})
+
+
+def _network(node: str) -> str | None:
+    rack = _rack()
+    deadline = time.monotonic() + POD_NETWORK_WAIT
+    while True:
+        nodes = _refresh_cluster(rack) or {}
+        pod_cidr: str | None = (nodes.get(node) or {}).get("pod_cidr")
+        if pod_cidr:
+            break
+        if time.monotonic() > deadline:
+            raise _Failed(f"the cluster gave {node} no pod network within {POD_NETWORK_WAIT} s")
+        time.sleep(0.5)
+    _apply(node, "cni")
+    return pod_cidr
+
+
+def ready(node: str) -> dict[str, Any]:
+    """Wait until one member is Ready: the last stage of ``orch.join``.
+
+    node
+        Its id.
+
+    Returns ``{"ok": True, "seconds": float}`` or ``{"ok": False, "reason": "one plain line"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.ready pi-07
+    """
+    return _staged(lambda: {"seconds": _wait_ready(node)})
+
+
+def _wait_ready(node: str) -> float:
+    rack = _rack()
+    patience = int(_settings(rack)["ready_timeout"])
+    wanted = {"node": node, "timeout": patience}
+    said = _call(rack.control_planes[0], "kubeadm.wait_ready", wanted, limit=patience + 2 * POLL)
+    return float(said["seconds"])
+
+
+# --- for people ------------------------------------------------------------------------------------
+
+
+def status() -> Any:
+    """Tell how every node stands: role, key, in the cluster or not, Ready or not, and why not.
+
+    Asks the control plane once, for a few seconds at most; when it does not answer, says so and
+    shows what was known last.
+
+    On the command line a table; with ``--out=json`` (or any other ``--out``), and to other programs,
+    the document ``{"nodes": [{"id", "role", "key", "joined", "ready", "version", "ip", "reason",
+    "attempts", "last", "next", "stage", "seconds"}, ...], "problems": [...], "working": bool}``.
+    ``key`` is accepted, pending, denied, rejected or none; joined and ready are null where they do
+    not apply or are not known; last and next are seconds since the epoch.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.status
+        salt-run rack.status --out=json
+    """
+    document = _status()
+    for_a_person = __opts__.get("fun") == "rack.status" and not __opts__.get("output")
+    return __utils__["rackplan.table"](document) if for_a_person else document
+
+
+def _status() -> dict[str, Any]:
+    keys = _keys()
+    refused = set(keys) - set(_valid(keys))
+    roles: dict[str, list[str]] = {}
+    problems: list[str] = []
+    nodes, control_plane = None, ""
+    try:
+        rack = _rack()
+    except _Refused as exc:
+        problems = exc.problems
+    else:
+        roles = {name: rack.roles(name) for name in {*rack.nodes, *keys} - refused}
+        control_plane = rack.control_planes[0]
+        if keys.get(control_plane) == "accepted":
+            nodes, _ = _cluster_now(control_plane, STATUS_ANSWER, STATUS_LIMIT)
+    with _lock("reconcile.lock", wait=False) as idle:
+        working = not idle
+    rows = __utils__["rackplan.rows"](
+        keys=keys,
+        roles=roles,
+        refused=refused,
+        nodes=nodes,
+        book=_attempts(),
+        last_known=_known_cluster().get("nodes", {}),
+        control_plane=control_plane,
+        working=working,
+        now=time.time(),
+    )
+    return {"nodes": rows, "problems": problems, "working": working}
+
+
+def validate() -> dict[str, Any]:
+    """Check what the pillar says of the rack, before anything is done with it.
+
+    Returns ``{"ok": True, "problems": []}``, or ``{"ok": False, "problems": [...], "retcode": 1}``
+    with a sentence for each problem; the command's exit code is 1 then.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.validate
+    """
+    try:
+        _rack()
+    except _Refused as exc:
+        return {"ok": False, "problems": exc.problems, "retcode": 1}
+    return {"ok": True, "problems": []}
+
+
+def retry(node: str) -> dict[str, Any]:
+    """Try a node again now, without waiting for the pause after its failures to end.
+
+    A node that was switched off and on is tried again soon by itself.
+
+    node
+        Its id.
+
+    Returns ``{"ok": True, ...}``, or ``{"ok": False, "reason": ..., "retcode": 1}`` for an id that
+    the master holds no accepted key of.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.retry pi-07
+    """
+    if not _valid([node]) or _keys().get(node) != "accepted":
+        reason = f"the master holds no accepted key of {node!a}; salt-key -L lists them"
+        return {"ok": False, "reason": reason, "retcode": 1}
+
+    def change(book: dict[str, dict[str, Any]]) -> None:
+        if node in book:
+            book[node] = __utils__["attempts.retry"](book[node])
+
+    _edit_attempts(change)
+    wake()
+    return {"ok": True, "comment": f"{node} is tried again at the next look, which was asked for"}

@@ -1,0 +1,143 @@
+"""Read what an orchestration returned: did it work, how long was each stage, and if not, why.
+
+Pure Python, no Salt. ``state.orchestrate`` returns a dictionary of dictionaries in which the one
+sentence that a person wants is buried five levels down, in another place for every way of failing.
+:func:`read` digs it out. The sentence comes from a node, so it is also cleaned: one line, no
+control characters (it ends up on terminals), no bootstrap token, no traceback, at most
+:data:`LONGEST` characters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+LONGEST = 300
+NO_ANSWER = "the node stopped answering"
+
+_TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
+_KEY_BLOCK = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
+_TRACEBACK = "Traceback (most recent call last)"
+# What Salt says of a state that did not run because another one failed: never the cause.
+_FOLLOWED = ("One or more requisite failed", "State was not run because")
+
+
+class Outcome(NamedTuple):
+    """What became of one orchestration."""
+
+    ok: bool
+    stage: str
+    """Id of the first stage that failed, "" when all went well or none was reached."""
+    reason: str
+    """One plain line, "" when all went well."""
+    seconds: dict[str, float]
+    """Seconds that each stage took, in the order they ran."""
+
+
+def plain(text: Any, limit: int = LONGEST) -> str:
+    """Return any text as one clean line.
+
+    Args:
+        text: what a state, a function or an exception said.
+        limit: most characters to return.
+
+    Returns:
+        The text without secrets and control characters, blanks collapsed, cut with "…".
+    """
+    line = _KEY_BLOCK.sub("<key>", str(text))
+    if _TRACEBACK in line:
+        line = _last_line(line)
+    line = _TOKEN.sub("<token>", line)
+    line = " ".join("".join(char if char.isprintable() else " " for char in line).split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def _last_line(trace: str) -> str:
+    """Return the line of a traceback that says what happened, without the exception's path."""
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    return re.sub(r"^[\w.]+\.(\w+(?:Error|Exception|Exit)\b)", r"\1", lines[-1]) if lines else ""
+
+
+def read(returned: Any, node: str) -> Outcome:
+    """Read what ``RunnerClient.cmd("state.orchestrate", full_return=True)`` gave.
+
+    Args:
+        returned: that value, or only its ``return`` part.
+        node: the id of the minion that the orchestration worked on.
+    """
+    inner = returned.get("return", returned) if isinstance(returned, Mapping) else returned
+    data = inner.get("data") if isinstance(inner, Mapping) else None
+    if not isinstance(data, Mapping) or not data:
+        return Outcome(False, "", plain(inner) or "the orchestration returned nothing", {})
+    chunks = next(iter(data.values()))
+    if not isinstance(chunks, Mapping):  # did not compile: a list of errors
+        return Outcome(False, "", _joined(chunks), {})
+    seconds: dict[str, float] = {}
+    for chunk in _in_order(chunks):
+        stage = str(chunk.get("__id__", "?"))
+        if "duration" in chunk:
+            seconds[stage] = round(float(chunk["duration"]) / 1000, 1)
+        if chunk.get("result") is False:
+            return Outcome(False, stage, _why(chunk, node), seconds)
+    return Outcome(True, "", "", seconds)
+
+
+def _in_order(chunks: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the states of a run in the order they ran."""
+    states = [chunk for chunk in chunks.values() if isinstance(chunk, Mapping)]
+    return sorted(states, key=lambda chunk: chunk.get("__run_num__", 0))
+
+
+def _why(chunk: Mapping[str, Any], node: str) -> str:
+    """Return why one stage of the orchestration (salt.function, .state or .runner) failed."""
+    changes = chunk.get("changes")
+    changes = changes if isinstance(changes, Mapping) else {}
+    comment = str(chunk.get("comment", ""))
+    if "return" in changes:  # salt.runner
+        return answer(changes["return"]) or plain(comment)
+    by_minion = changes.get("ret")
+    if isinstance(by_minion, Mapping) and by_minion.get(node):
+        returned = by_minion[node]
+        return states(returned) if changes.get("out") == "highstate" else answer(returned)
+    if "No minions" in comment or "did not return" in comment or isinstance(by_minion, Mapping):
+        return NO_ANSWER
+    return plain(comment) or "failed without saying why"
+
+
+def states(returned: Any) -> str:
+    """Return why a state run failed: the first state that failed by itself, as "id: comment".
+
+    Args:
+        returned: what ``state.apply`` gave: a dictionary of states, or a list of errors.
+
+    Returns:
+        One line; "" when no state failed.
+    """
+    if not isinstance(returned, Mapping):
+        return _joined(returned)
+    broken = [chunk for chunk in _in_order(returned) if chunk.get("result") is False]
+    causes = [c for c in broken if not str(c.get("comment", "")).startswith(_FOLLOWED)]
+    for chunk in causes or broken:
+        return plain(f"{chunk.get('__id__', chunk.get('name', '?'))}: {chunk.get('comment', '')}")
+    return ""
+
+
+def answer(returned: Any) -> str:
+    """Return the reason in what a function gave: its problems, its reason, or its error text."""
+    if isinstance(returned, Mapping):
+        problems = returned.get("problems") or returned.get("errors")
+        if problems:
+            return _joined(problems)
+        for key in ("reason", "Error", "comment", "error"):
+            if returned.get(key):
+                return plain(returned[key])
+        return "failed without saying why"
+    return _joined(returned)
+
+
+def _joined(parts: Any) -> str:
+    """Return a list of sentences, or one text, as one line."""
+    if isinstance(parts, list | tuple):
+        return plain("; ".join(plain(part) for part in parts))
+    return plain(parts)

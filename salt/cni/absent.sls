@@ -1,0 +1,3 @@
+# Undo the pods' network; see roles/*/absent.sls.
+cni-absent:
+  routed_cni.absent: []

@@ -1,0 +1,42 @@
+{%- set containerd = salt['node.containerd_settings']() %}
+containerd-config:
+  file.managed:
+    - name: /etc/containerd/config.toml
+    - mode: '0644'
+    - makedirs: True
+    - contents: |
+        # Written by Salt (salt/containerd). Registries are in certs.d.
+        version = 2
+
+        [plugins."io.containerd.grpc.v1.cri"]
+          sandbox_image = {{ containerd.pause_image | json }}
+          # True where this node may not lower OOM scores (a container without CAP_SYS_RESOURCE).
+          restrict_oom_score_adj = {{ containerd.restrict_oom_score_adj | json }}
+
+          [plugins."io.containerd.grpc.v1.cri".cni]
+            bin_dir = "/opt/cni/bin"
+            conf_dir = "/etc/cni/net.d"
+
+          # systemd owns the cgroups; kubelet is told the same.
+          [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+            runtime_type = "io.containerd.runc.v2"
+            [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+              SystemdCgroup = true
+
+          [plugins."io.containerd.grpc.v1.cri".registry]
+            config_path = "/etc/containerd/certs.d"
+{% for host, registry in containerd.registries.items() %}
+containerd-registry-{{ host }}:
+  file.managed:
+    - name: /etc/containerd/certs.d/{{ host }}/hosts.toml
+    - mode: '0644'
+    - makedirs: True
+    - contents: |
+        # Written by Salt (pillar containerd.registries).
+        {%- if registry.is_host %}
+        server = {{ registry.endpoint | json }}
+        {%- endif %}
+
+        [host.{{ registry.endpoint | json }}]
+          capabilities = ["pull", "resolve"]
+{% endfor %}

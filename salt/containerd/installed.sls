@@ -1,0 +1,4 @@
+containerd-packages:
+  debs.installed:
+    - name: containerd
+    - packages: [containerd, runc]

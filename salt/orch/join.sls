@@ -1,0 +1,54 @@
+{# One node, from an accepted key to Ready. rack.reconcile runs this in a process of its own, with
+   pillar task: {node, role, control_plane}; the id was checked there. Stages stop at the first
+   failure, and their names are what rack.status shows. #}
+{%- set task = pillar["task"] %}
+{%- set node = task["node"] %}
+
+sync:
+  salt.function:
+    - name: saltutil.sync_all
+    - tgt: [{{ node | json }}]
+    - tgt_type: list
+    - timeout: 60
+    - failhard: True
+
+preflight:
+  salt.function:
+    - name: node.preflight
+    - tgt: [{{ node | json }}]
+    - tgt_type: list
+    - kwarg: {role: {{ task["role"] | json }}}
+    - timeout: 60
+    - failhard: True
+    - require: [{salt: sync}]
+
+states:
+  salt.state:
+    - tgt: [{{ node | json }}]
+    - tgt_type: list
+    - highstate: True
+    - queue: True
+    - timeout: 60
+    - failhard: True
+    - require: [{salt: preflight}]
+{% if task["role"] == "worker" %}
+join:
+  salt.runner:
+    - name: rack.join
+    - kwarg: {node: {{ node | json }}}
+    - failhard: True
+    - require: [{salt: states}]
+{% endif %}
+network:
+  salt.runner:
+    - name: rack.network
+    - kwarg: {node: {{ node | json }}}
+    - failhard: True
+    - require: [{salt: {{ "join" if task["role"] == "worker" else "states" }}}]
+
+ready:
+  salt.runner:
+    - name: rack.ready
+    - kwarg: {node: {{ node | json }}}
+    - failhard: True
+    - require: [{salt: network}]

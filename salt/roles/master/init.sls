@@ -1,0 +1,8 @@
+# The node that runs the salt-master, decides about the rack and has the admin's kubeconfig.
+include:
+  - base.hostname
+  - base.hosts
+  - salt_master
+  - reconcile
+  - kubeconfig
+  - salt_minion

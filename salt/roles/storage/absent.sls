@@ -1,0 +1,4 @@
+# Stop serving the mirror; what is on the disk stays. Only on request:
+#   salt nfs1 state.apply roles.storage.absent
+include:
+  - mirror.absent

@@ -1,0 +1,7 @@
+# The node with the disk: the mirror that the others install from. No Kubernetes node, so of base
+# only what makes it findable.
+include:
+  - base.hostname
+  - base.hosts
+  - mirror
+  - salt_minion

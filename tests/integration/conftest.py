@@ -1,0 +1,208 @@
+"""A real salt-master and two real minions on this machine, with the configuration that is shipped.
+
+The master and the minions read ``etc/*/saltberry.conf.in`` with the placeholders filled in, from a copy
+of this checkout's Salt folders with a rack of the tests' own: so tests may write into that copy, and a
+``pillar/rack.sls`` of the developer's is not looked at. What differs from a rack is in ``OVERLAY`` below
+and in ``files/probe``, which is laid over the copy: above all another ``salt/top.sls``, because here a
+highstate must not turn the developer's machine into a Kubernetes node.
+
+Fixtures (one master and its minions for the whole package; about 15 s to start):
+
+* ``checkout``: the copy's path; ``state_dir``: what stands for /var/lib/saltberry
+* ``master``, ``cp1``, ``pi_01``: the daemons, accepted and with synced modules
+* ``salt_cli``, ``salt_run_cli``: the programs on the master; ``salt_call_cli``: on pi-01
+* ``rack_file``: write a ``pillar/rack.sls`` for one test; put back afterwards
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import salt.wheel
+from saltfactories.cli.call import SaltCall
+from saltfactories.cli.run import SaltRun
+from saltfactories.cli.salt import Salt
+from saltfactories.daemons.master import SaltMaster
+from saltfactories.daemons.minion import SaltMinion
+from saltfactories.manager import FactoriesManager
+
+REPO = Path(__file__).resolve().parents[2]
+# What a salt-master on nfs1 reads of a checkout, and what lies beside it
+COPIED = (
+    "_modules",
+    "_pillar",
+    "_runners",
+    "_states",
+    "_utils",
+    "etc",
+    "pillar",
+    "reactor",
+    "salt",
+    "Saltfile",
+)
+PROBE = Path(__file__).resolve().parent / "files" / "probe"
+RACK = REPO / "tests" / "fixtures" / "racks" / "valid" / "example.yaml"
+# Salt's own name for the master on the machine of minion nfs1
+MASTER_ID = "nfs1_master"
+OVERLAY = """\
+# Notes to the reconcile service stay in the test's folder
+saltberry: {{state_dir: {state_dir}, run_dir: {run_dir}}}
+# New files are seen at once, where a rack waits for its cache of file lists
+fileserver_list_cache_time: 0
+"""
+
+
+def render(template: Path, **values: object) -> str:
+    """Fill the ``@PLACEHOLDERS@`` of a shipped configuration, as the installers do.
+
+    Raises AssertionError when one is left over or a value has no placeholder.
+    """
+    text = template.read_text(encoding="utf-8")
+    for name, value in values.items():
+        assert f"@{name}@" in text, f"{template} has no @{name}@"
+        text = text.replace(f"@{name}@", str(value))
+    left = re.findall(r"@[A-Z_]+@", text)
+    assert not left, f"{template}: not filled in: {left}"
+    return text
+
+
+@pytest.fixture(scope="package")
+def workspace() -> Iterator[Path]:
+    """A short path (unix sockets), gone after the tests."""
+    path = Path(tempfile.mkdtemp(prefix="sbi-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="package")
+def checkout(workspace: Path) -> Path:
+    """A copy of what the salt-master reads of this checkout, with the tests' rack."""
+    copy = workspace / "repo"
+    copy.mkdir()
+    for name in COPIED:
+        source = REPO / name
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "rack.sls")
+            shutil.copytree(source, copy / name, symlinks=True, ignore=ignore)
+        elif source.exists():
+            shutil.copy(source, copy / name)
+    for source in PROBE.rglob("*.*"):
+        target = copy / source.relative_to(PROBE)
+        target.parent.mkdir(exist_ok=True)
+        if source.suffix in (".py", ".sls"):
+            shutil.copy(source, target)
+    shutil.copy(RACK, copy / "pillar" / "rack.sls")
+    return copy
+
+
+@pytest.fixture(scope="package")
+def state_dir(workspace: Path) -> Path:
+    """What stands for /var/lib/saltberry."""
+    path = workspace / "state"
+    path.mkdir(mode=0o700)
+    return path
+
+
+@pytest.fixture(scope="package")
+def master(
+    salt_factories: FactoriesManager, workspace: Path, checkout: Path, state_dir: Path
+) -> Iterator[SaltMaster]:
+    """A salt-master as install/master.sh leaves it, but on 127.0.0.1 and free ports."""
+    root = workspace / "m"
+    include = root / "conf" / "master.d"
+    include.mkdir(parents=True)
+    conf = render(
+        REPO / "etc" / "master.d" / "saltberry.conf.in",
+        REPO=checkout,
+        STATE_DIR=state_dir,
+        INTERFACE="127.0.0.1",
+    )
+    (include / "saltberry.conf").write_text(conf, encoding="utf-8")
+    overlay = OVERLAY.format(state_dir=state_dir, run_dir=workspace / "run")
+    (include / "zz-test.conf").write_text(overlay, encoding="utf-8")
+    daemon = salt_factories.salt_master_daemon(MASTER_ID, defaults={"root_dir": str(root)})
+    with daemon.started():
+        yield daemon
+
+
+def start_minion(master: SaltMaster, minion_id: str, root: Path) -> SaltMinion:
+    """Configure a minion as install/minion.sh does, with a key that the master made for its card.
+
+    Returns the daemon, not started.
+    """
+    include = root / "conf" / "minion.d"
+    include.mkdir(parents=True)
+    conf = render(REPO / "etc" / "minion.d" / "saltberry.conf.in", MASTER="127.0.0.1", ID=minion_id)
+    (include / "saltberry.conf").write_text(conf, encoding="utf-8")
+    daemon = master.salt_minion_daemon(minion_id, defaults={"root_dir": str(root)})
+    with salt.wheel.WheelClient(dict(master.config)) as wheel:
+        pair = wheel.cmd("key.gen_accept", [minion_id], print_event=False)
+    pki = Path(daemon.config["pki_dir"])
+    pki.mkdir(parents=True, exist_ok=True)
+    for name, text, mode in (
+        ("minion.pem", pair["priv"], 0o400),
+        ("minion.pub", pair["pub"], 0o644),
+    ):
+        (pki / name).write_text(text, encoding="utf-8")
+        (pki / name).chmod(mode)
+    return daemon
+
+
+@pytest.fixture(scope="package")
+def cp1(master: SaltMaster, workspace: Path) -> Iterator[SaltMinion]:
+    """The minion of the control plane."""
+    yield from _running(master, "cp1", workspace / "c")
+
+
+@pytest.fixture(scope="package")
+def pi_01(master: SaltMaster, workspace: Path) -> Iterator[SaltMinion]:
+    """The minion of a worker."""
+    yield from _running(master, "pi-01", workspace / "p")
+
+
+def _running(master: SaltMaster, minion_id: str, root: Path) -> Iterator[SaltMinion]:
+    daemon = start_minion(master, minion_id, root)
+    with daemon.started():
+        ret = master.salt_cli(timeout=120).run("saltutil.sync_all", minion_tgt=minion_id)
+        assert ret.returncode == 0, ret
+        yield daemon
+
+
+@pytest.fixture
+def salt_cli(master: SaltMaster, cp1: SaltMinion, pi_01: SaltMinion) -> Salt:
+    """`salt` on the master, with both minions up."""
+    return master.salt_cli(timeout=120)
+
+
+@pytest.fixture
+def salt_run_cli(master: SaltMaster) -> SaltRun:
+    """`salt-run` on the master."""
+    return master.salt_run_cli(timeout=120)
+
+
+@pytest.fixture
+def salt_call_cli(pi_01: SaltMinion) -> SaltCall:
+    """`salt-call` on pi-01."""
+    return pi_01.salt_call_cli(timeout=120)
+
+
+@pytest.fixture
+def rack_file(checkout: Path) -> Iterator[Callable[[str | None], Path]]:
+    """A function that replaces the user's pillar/rack.sls by a text, or removes it for None."""
+    path = checkout / "pillar" / "rack.sls"
+    before = path.read_text(encoding="utf-8")
+
+    def write(text: str | None) -> Path:
+        if text is None:
+            path.unlink()
+        else:
+            path.write_text(text, encoding="utf-8")
+        return path
+
+    yield write
+    path.write_text(before, encoding="utf-8")

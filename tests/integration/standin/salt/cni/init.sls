@@ -1,0 +1,3 @@
+laid:
+  module.run:
+    - routed_cni.lay: []

@@ -1,0 +1,3 @@
+joined:
+  module.run:
+    - kubeadm.join: []

@@ -1,0 +1,3 @@
+initialized:
+  module.run:
+    - kubeadm.init: []

@@ -1,0 +1,2 @@
+prepared:
+  test.succeed_without_changes

@@ -1,0 +1,3 @@
+base:
+  cp1: [standin.control_plane]
+  'pi-*': [standin.worker]
