@@ -30,6 +30,8 @@ _KEY_BYTES_MAX = 1 << 20
 _APT = (
     "apt-get", "-q", "-y",
     "-o", f"DPkg::Lock::Timeout={_LOCK_SECONDS}",
+    # 100 MB of archives that nobody needs again are much on an SD card.
+    "-o", "APT::Keep-Downloaded-Packages=false",
     # A file that a state wrote before its package came stays as the state wrote it.
     "-o", "DPkg::Options::=--force-confdef",
     "-o", "DPkg::Options::=--force-confold",

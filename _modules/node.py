@@ -918,8 +918,14 @@ def _warnings(role: str) -> list[str]:
             f"the clock is not synchronised yet ({time.strftime('%Y-%m-%d %H:%M')}); if it is wrong "
             "the cluster's certificates will not be accepted"
         )
-    repo = urlsplit(repository()["url"])
-    why = _connect_problem(f"{repo.hostname}:{repo.port or (443 if repo.scheme == 'https' else 80)}")
-    if why:
-        warnings.append(f"the package repository {repo.netloc} does not answer ({why})")
+    if not _at("usr/bin/kubelet").exists():
+        warnings += _repository_warnings()
     return warnings
+
+
+def _repository_warnings() -> list[str]:
+    """Return that the package repository does not answer, if so; a proxy may still reach it."""
+    repo = urlsplit(repository()["url"])
+    port = repo.port or (443 if repo.scheme == "https" else 80)
+    why = _connect_problem(f"{repo.hostname}:{port}")
+    return [f"the package repository {repo.netloc} does not answer ({why})"] if why else []

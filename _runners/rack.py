@@ -40,16 +40,17 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 __opts__: dict[str, Any]
+__salt__: dict[str, Callable[..., Any]]
 __utils__: dict[str, Callable[..., Any]]
 __context__: dict[str, Any]
 
 # Seconds. A node that does not answer a look within ANSWER is asked once more whether it is still
 # at it, for as long again. A long job is asked after every POLL seconds, for GATHER seconds: a node
 # that died is noticed within about a minute, one that is only slow may take as long as LIMIT.
-ANSWER = 5
+ANSWER = 10
 POLL = 60
 GATHER = 10
-API_LIMIT = 20
+API_LIMIT = 45
 STATUS_ANSWER, STATUS_LIMIT = 2, 8
 # The whole way from a blank node to Ready, with its packages fetched by a slow line to a slow card.
 LIMIT = 3600
@@ -104,14 +105,21 @@ def _lock(name: str, *, wait: bool) -> Iterator[bool]:
     """
     handle = os.open(_state(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        yield _take(handle, wait)
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int, wait: bool) -> bool:
+    """Lock an open file; without ``wait``, try for an instant (status tries locks it does not keep)."""
+    for _ in range(1 if wait else 4):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(handle)
+            time.sleep(0.05)
+        else:
+            return True
+    return False
 
 
 def _attempts() -> dict[str, dict[str, Any]]:
@@ -155,9 +163,7 @@ def _rack() -> Any:
     Raises:
         _Refused: the pillar does not render, or describes no rack that can be built.
     """
-    import salt.pillar
-
-    pillar = salt.pillar.Pillar(dict(__opts__), {}, __opts__["id"], "base").compile_pillar()
+    pillar = __salt__["pillar.show_pillar"](__opts__["id"])
     errors = pillar.get("_errors")
     problems = __utils__["rackspec.check"](pillar)
     if problems:
@@ -296,10 +302,11 @@ def _cluster_now(
     for _, returned, _code in _asked([control_plane], wanted, poll=poll, limit=limit):
         if not isinstance(returned, dict):
             return None, None
-        nodes, facts = (returned.get(name) for name in wanted)
-        return nodes if isinstance(nodes, dict) else None, facts if isinstance(
-            facts, dict
-        ) else None
+        # a function that fails gives its error text instead
+        nodes, facts = (
+            found if isinstance(found := returned.get(name), dict) else None for name in wanted
+        )
+        return nodes, facts
     return None, None
 
 
@@ -401,16 +408,19 @@ class _Reconcile:
         self.unsettled = True
         self.unsure: list[str] = []
         self.steps: list[float] = []
+        self.handler: Any = None
 
     def __enter__(self) -> _Reconcile:
         if threading.current_thread() is threading.main_thread():
             # systemd stops services with this signal: leave by an exception, so that __exit__ runs
-            signal.signal(signal.SIGTERM, _leave)
+            self.handler = signal.signal(signal.SIGTERM, _leave)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         for done in self.jobs.stop_all("interrupted: the reconcile was stopped"):
             self._finished(done)
+        if self.handler is not None:
+            signal.signal(signal.SIGTERM, self.handler)
 
     def until_done(self) -> None:
         """Look and work until nothing runs and nobody asks for another look.
@@ -573,6 +583,7 @@ class _Reconcile:
         self._ended(done.name, f"failed: {stage}{outcome.reason}")
         _fire(done.name, "failed", failure)
         log.warning("%s: %s%s", done.name, stage, outcome.reason)
+        self._come_back_later()
 
     def _settled(self, done: Any) -> None:
         """Note what the rest of the rack still lacks, and who has no token left for certain."""
@@ -587,12 +598,13 @@ class _Reconcile:
         self.ended[name] = self.results[name] = text
 
     def _come_back_later(self) -> None:
-        """Have systemd ask again when the first pause ends, if that is before the next sweep."""
-        pauses = [
-            float(record["next"]) for record in _attempts().values() if record.get("attempts")
-        ]
+        """Have systemd ask again when the first pause ends."""
+        # A pause that is over is of a node that does not answer: it asks for a look when it is back.
+        now = time.time()
+        ends = [float(record.get("next", 0)) for record in _attempts().values()]
+        pauses = [end - now for end in ends if end > now]
         if pauses:
-            _wake_in(max(1.0, min(pauses) - time.time()))
+            _wake_in(max(1.0, min(pauses)))
 
 
 def _leave(signum: int, frame: Any) -> None:
@@ -649,11 +661,13 @@ def _fire(node: str, what: str, data: Mapping[str, Any]) -> None:
 def _orchestrate(opts: dict[str, Any], task: dict[str, Any]) -> Any:
     """Run ``orch.join`` for one node and return what became of it (an ``outcome.Outcome``)."""
     import salt.runner
+    import salt.utils.user
 
-    opts.pop("fun", None)
     with salt.runner.RunnerClient(opts) as client:
         returned = client.cmd(
             "state.orchestrate",
+            # without a user the orchestration's own calls are refused by the master
+            pub_data={"user": salt.utils.user.get_specific_user()},
             kwarg={"mods": "orch.join", "pillar": {"task": task}},
             print_event=False,
             full_return=True,
@@ -777,10 +791,8 @@ def _join(node: str) -> bool:
     rack = _rack()
     control_plane = rack.control_planes[0]
     pub = _public_key(node)
-    nodes = _refresh_cluster(rack)
-    if nodes is None:
-        raise _Failed(f"the API server on {control_plane} does not answer")
-    if node in nodes and _is_member(node):
+    # The file is as old as the look that started this; asking again would cost a second or two.
+    if node in _known_cluster().get("nodes", {}) and _is_member(node):
         return False
     ttl = (rack.pillar.get("kubernetes") or {}).get("ticket_ttl", 600)
     try:

@@ -33,9 +33,8 @@ def configured(
     an old configuration it would be Ready in a new cluster at once, and hand out wrong addresses.
     """
     if not __salt__["routed_cni.is_member"]():
-        ret = absent(name)
-        ret["comment"] = f"this node is in no cluster yet: {ret['comment']}"
-        return ret
+        stranger = absent(name)
+        return {**stranger, "comment": f"this node is in no cluster yet: {stranger['comment']}"}
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
         cidr = _own_cidr(nodes or {})

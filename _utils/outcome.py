@@ -69,7 +69,8 @@ def read(returned: Any, node: str) -> Outcome:
     inner = returned.get("return", returned) if isinstance(returned, Mapping) else returned
     data = inner.get("data") if isinstance(inner, Mapping) else None
     if not isinstance(data, Mapping) or not data:
-        return Outcome(False, "", plain(inner) or "the orchestration returned nothing", {})
+        text = plain(inner) if isinstance(inner, str) else ""
+        return Outcome(False, "", text or "the orchestration returned nothing", {})
     chunks = next(iter(data.values()))
     if not isinstance(chunks, Mapping):  # did not compile: a list of errors
         return Outcome(False, "", _joined(chunks), {})

@@ -43,7 +43,9 @@ def compiled() -> dict[str, Any]:
         opts = options(cache)
         # Salt logs what it also returns in _errors, in more words
         logging.disable(logging.CRITICAL)
-        pillar: dict[str, Any] = salt.pillar.Pillar(opts, {}, "check_master", "base").compile_pillar()
+        pillar: dict[str, Any] = salt.pillar.Pillar(
+            opts, {}, "check_master", "base"
+        ).compile_pillar()
     return pillar
 
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/bin/bash
 # Runs on a Pi's first boot from its card (the folder saltberry/ of the boot partition) and makes it a minion.
 #
 # card.env beside this script says who the Pi is: lines of ID=, MASTER= and MIRROR=. Run again at each boot for

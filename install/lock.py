@@ -52,7 +52,12 @@ def locked(text: str) -> dict[str, str]:
 def platforms(machine: str) -> list[str]:
     """Return every wheel platform tag that runs on ``machine`` with Bookworm's C library."""
     modern = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 4, -1)]
-    return [*modern, f"manylinux2014_{machine}", f"manylinux2010_{machine}", f"manylinux1_{machine}"]
+    return [
+        *modern,
+        f"manylinux2014_{machine}",
+        f"manylinux2010_{machine}",
+        f"manylinux1_{machine}",
+    ]
 
 
 def pip_report(python: Path, *args: str) -> dict[str, tuple[str, str]]:
@@ -102,8 +107,12 @@ def lock_text(packages: dict[str, tuple[str, set[str]]]) -> str:
 def problems(requirements: dict[str, str], lock: str) -> list[str]:
     """Return in plain words where the lock's text does not answer salt.in (needs no network)."""
     have = locked(lock)
-    found = [f"{name} is in salt.in but not in salt.lock" for name in requirements.keys() - have.keys()]
-    found += [f"{name} is in salt.lock but not in salt.in" for name in have.keys() - requirements.keys()]
+    found = [
+        f"{name} is in salt.in but not in salt.lock" for name in requirements.keys() - have.keys()
+    ]
+    found += [
+        f"{name} is in salt.lock but not in salt.in" for name in have.keys() - requirements.keys()
+    ]
     for name, line in requirements.items():
         pin = line.partition("==")[2]
         if pin and have.get(name, pin) != pin:

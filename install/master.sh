@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/bin/bash
 # Turn this Pi (stock 64-bit Raspberry Pi OS Lite or Debian) into nfs1: salt-master, and minion of itself.
 #
 #   sudo install/master.sh [--mirror-dir DIR] [--no-apply]
@@ -34,12 +34,12 @@ parse_master_args() {
 
 check_master() {
     check_system
-    [[ -d /run/systemd/system ]] || die "systemd does not run here; it has to start the master and the minion"
     [[ $REPO =~ ^[A-Za-z0-9/._-]+$ ]] ||
         die "the checkout's path '$REPO' has characters that do not survive configuration files: move it"
     [[ -e $REPO/pillar/rack.sls ]] ||
         die "there is no $REPO/pillar/rack.sls, which describes your rack. Start from the example:" \
             "cp $REPO/pillar/rack.example.sls $REPO/pillar/rack.sls, and change it to your network and Pis"
+    [[ -d /run/systemd/system ]] || die "systemd does not run here; it has to start the master and the minion"
 }
 
 # Sets ID and ADDRESS: the node with the role master.
@@ -48,7 +48,7 @@ read_rack() {
     say "checking pillar/rack.sls"
     answer=$("$BIN/python" "$HERE/check_rack.py") || die "pillar/rack.sls must be right first; nothing was changed for the rack"
     read -r ID ADDRESS <<<"$answer"
-    if [[ $ADDRESS != - ]] && ! ip -o addr show 2>/dev/null | grep -qF " $ADDRESS/"; then
+    if [[ $ADDRESS != - ]] && [[ -z $(ip -o addr show to "$ADDRESS" 2>/dev/null) ]]; then
         say "WARNING: pillar/rack.sls gives $ID the address $ADDRESS, which this machine does not have now." \
             "The other Pis will look for it there"
     fi
@@ -102,7 +102,7 @@ ping_self() { timeout 30 "$BIN/salt-call" --retcode-passthrough test.ping; }
 
 apply_self() {
     say "applying the states of $ID"
-    "$BIN/salt-call" --retcode-passthrough --state-output=changes --state-verbose=false state.apply ||
+    "$BIN/salt-call" --retcode-passthrough --state-output=mixed --state-verbose=false state.apply ||
         die "some states of $ID failed (see above). Salt itself runs: mend what they name and run this again"
 }
 

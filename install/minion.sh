@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/bin/bash
 # Turn a stock 64-bit Raspberry Pi OS (or Debian) into a Salt minion of the rack.
 #
 #   minion.sh --id ID --master ADDRESS (--mirror URL | --wheels DIR) [--lock FILE]
@@ -45,6 +45,12 @@ check_system() {
     python3 -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         die "Python 3.11 or newer is needed, this system has: $(python3 --version 2>&1 || true);" \
             "Raspberry Pi OS Bookworm or Trixie has it"
+}
+
+# Two key files that belong together. Where there is no openssl to ask, Salt finds out. Args: private, public
+is_pair() {
+    command -v openssl >/dev/null || return 0
+    [[ $(openssl pkey -in "$1" -passin pass: -pubout 2>/dev/null) == "$(cat "$2")" ]]
 }
 
 # The file of that name on the card beside this script, else the one in the checkout. Args: card name, path
@@ -151,7 +157,7 @@ build_venv() {
 
 # Salt of $LOCK in $OPT/salt. Finished environments are marked; a marked one of the same lock is not touched.
 install_salt() {
-    local version hash venv work python try
+    local version hash venv work python tries
     version=$(locked salt)
     hash=$(sha256sum <"$LOCK")
     venv=$OPT/salt-$version-${hash:0:8}
@@ -164,10 +170,11 @@ install_salt() {
         work=$(mktemp -d)
         # shellcheck disable=SC2064 # the folder's name now, not at exit
         trap "rm -rf '$work'" EXIT
-        for try in 1 2 3; do
-            build_venv "$venv" "$work" && break
-            ((try < 3)) || die "Salt could not be installed from ${WHEELS:-$MIRROR/wheels/} for Python $python (see above)." \
-                "Is the lock $LOCK of the same day as the wheels there? A card can be written again"
+        # Once from a folder: it will not get better. A mirror may go away and come back.
+        tries=$((${#WHEELS} ? 1 : 3))
+        until build_venv "$venv" "$work"; do
+            ((--tries)) || die "Salt could not be installed from ${WHEELS:-$MIRROR/wheels/} for Python $python" \
+                "(see above). Is the lock $LOCK as old as the wheels there? A card can be made again"
             say "once more"
             sleep "${SALTBERRY_RETRY_SECONDS:-5}"
         done
@@ -175,8 +182,18 @@ install_salt() {
         # On disk before the mark: after a power cut the mark must not stand beside empty files.
         sync -f "$venv"
         echo "$python" >"$venv/.complete"
+        prune "${venv##*/}" "$(readlink "$OPT/salt" || true)"
     fi
     link "$(basename "$venv")" "$OPT/salt"
+}
+
+# Remove older environments (60 MB each), but not the one in use: its daemons and jobs still read from it.
+# Args: names to keep
+prune() {
+    local venv
+    for venv in "$OPT"/salt-*; do
+        [[ " $* " == *" ${venv##*/} "* ]] || rm -rf "$venv"
+    done
 }
 
 # Commands for people. Args: names
@@ -184,12 +201,9 @@ link_commands() { local name; for name in "$@"; do link "$OPT/salt/bin/$name" "$
 
 # Enable a unit and have it run; restarted only if something about it changed. Args: name
 start_unit() {
-    if [[ -z $START ]]; then
-        systemctl enable --quiet "$1"
-        return
-    fi
+    systemctl ${ROOT:+--root "$ROOT"} enable --quiet "$1"
+    [[ -n $START ]] || return 0
     [[ ! -e $OPT/.changed ]] || systemctl daemon-reload
-    systemctl enable --quiet "$1"
     if [[ -e $OPT/.changed ]] && systemctl is-active --quiet "$1"; then
         systemctl restart "$1"
         say "restarted $1"
@@ -203,6 +217,7 @@ start_unit() {
 
 parse_args() {
     ID='' MASTER='' MIRROR='' WHEELS='' LOCK='' MASTER_PUB='' KEYS='' WAIT=600 START=yes
+    [[ -z $ROOT ]] || START='' # nothing runs in another root
     while (($#)); do
         case $1 in
             -h | --help) usage; exit 0 ;;
@@ -246,6 +261,8 @@ check_args() {
     if [[ -n $KEYS ]]; then
         grep -qs 'BEGIN.*PRIVATE KEY' "$KEYS/minion.pem" || misuse "--keys: no private key in '$KEYS/minion.pem'"
         grep -qs 'BEGIN.*PUBLIC KEY' "$KEYS/minion.pub" || misuse "--keys: no public key in '$KEYS/minion.pub'"
+        is_pair "$KEYS/minion.pem" "$KEYS/minion.pub" ||
+            misuse "--keys: minion.pem and minion.pub in '$KEYS' are no pair of keys: make the card again"
     fi
 }
 

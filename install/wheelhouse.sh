@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/bin/bash
 # Fill a folder with every wheel that the rack's nodes need for Salt.
 #
 #   install/wheelhouse.sh DIR [--python 3.11]... [--arch aarch64|x86_64|auto]... [--lock FILE]

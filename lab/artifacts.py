@@ -49,6 +49,8 @@ class Artifacts:
     """NAME:TAG of every image in the registry."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds that each artefact took now; about 0 for one that was there."""
+    debian_sources: str = ""
+    """sources.list of a node with internet: Debian itself, in place of ``apt_source``."""
 
     def apt_source(self, base: str) -> str:
         """The line for a node's sources.list; ``base`` is the mirror's URL (http: or file:)."""
@@ -95,6 +97,7 @@ def ensure(
         key_sha256=packages.key_sha256(key),
         images=[] if upstream else [*wanted, images.TEST_IMAGE],
         seconds=store.seconds,
+        debian_sources=debian.sources(),
     )
 
 
@@ -119,5 +122,5 @@ def remove(cache: Path) -> None:
     """Delete the cache, and the containers of builds that were killed."""
     if not cache.exists():
         return
-    host.remove_containers([host.LABEL])
+    host.remove_containers([f"{host.LABEL}={cache.resolve()}"])
     remove_tree(cache)

@@ -47,7 +47,7 @@ def ensure(store: Store, box: Box, version: str = VERSION) -> Path:
             ["/lab/build.sh"],
             step=f"compiling Kubernetes {version}",
             mounts={_SOURCE: "/lab:ro", work: "/build", partial: "/out"},
-            on_line=lambda line: _report(store, line),
+            on_line=lambda line: store.note(line, "stage: "),
         )
         _try(box, partial / "bin", version)
 
@@ -55,11 +55,6 @@ def ensure(store: Store, box: Box, version: str = VERSION) -> Path:
     result = store.ensure("kubernetes", inputs, build, text) / "bin"
     remove_tree(work)
     return result
-
-
-def _report(store: Store, line: str) -> None:
-    if line.startswith("stage: "):
-        store.progress.note(line.removeprefix("stage: "))
 
 
 def _try(box: Box, programs: Path, version: str) -> None:

@@ -70,7 +70,7 @@ class Box:
         to PATH or PATH:ro inside. What it writes elsewhere is gone afterwards. Raises StepFailed.
         """
         flags = ["--rm", "--interactive", "--network", network, "--label", self.store.label(name)]
-        flags += ["--label", host.LABEL, *host.ulimit_flags()]
+        flags += ["--label", f"{host.LABEL}={self.store.cache}", *host.ulimit_flags()]
         for source, target in (mounts or {}).items():
             flags += ["--volume", f"{source}:{target}"]
         for key, value in (env or {}).items():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 LABEL = "saltberry.lab"
-"""Every container, volume and network that the lab makes carries this label."""
+"""Label of the containers that build something, with the cache they build for as its value."""
 
 _TAIL_LINES = 25
 _MOST_FILES = 1_048_576
@@ -119,18 +119,18 @@ def run(
     """
     lines: list[str] = []
     environment = {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            text=True,
-            errors="replace",
-        )
-    except FileNotFoundError:
-        raise StepFailed(f"{step}: {command[0]} is not installed") from None
+    if shutil.which(command[0]) is None:
+        raise StepFailed(f"{step}: {command[0]} is not installed")
+    process = subprocess.Popen(
+        # When this process is killed the command must not work on unseen.
+        ["setpriv", "--pdeathsig", "TERM", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        text=True,
+        errors="replace",
+    )
     log_file = log or Path(os.devnull)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with process, log_file.open("a", encoding="utf-8") as sink:

@@ -263,6 +263,8 @@ def _how_far(rack: Rack, name: str) -> str:
         record = json.loads(done.stdout)[name]
     except (ValueError, KeyError):
         return "installs Salt and registers"
+    if record.get("running"):
+        return str(record.get("stage") or "begins")
     return str(record.get("reason") or record.get("stage") or "")
 
 

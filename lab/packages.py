@@ -83,7 +83,7 @@ fi
 
 @dataclass(frozen=True)
 class Package:
-    """One .deb: its control fields and its files (path: source file, or text)."""
+    """One .deb: its control fields and its files (path: source file, or text; PATH/: directory)."""
 
     name: str
     version: str
@@ -116,6 +116,9 @@ class Package:
         """Write the tree that dpkg-deb packs."""
         for path, content in self.files.items():
             target = directory / path.lstrip("/")
+            if path.endswith("/"):
+                target.mkdir(parents=True)
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, Path):
                 shutil.copy(content, target)
@@ -163,9 +166,9 @@ def kubernetes_packages(
                 "/usr/bin/kubelet": programs / "kubelet",
                 "/usr/lib/systemd/system/kubelet.service": _KUBELET_UNIT,
                 "/etc/default/kubelet": "KUBELET_EXTRA_ARGS=\n",
-                # dpkg drops empty directories that nothing owns.
-                "/etc/kubernetes/manifests/.kubelet-keep": "",
-                "/var/lib/kubelet/.kubelet-keep": "",
+                # Owned and empty: kubeadm refuses to join over anything in manifests.
+                "/etc/kubernetes/manifests/": "",
+                "/var/lib/kubelet/": "",
             },
             conffiles=("/etc/default/kubelet",),
             postinst=_KUBELET_POSTINST,
@@ -253,7 +256,7 @@ def debian_repository(store: Store, box: Box, node: Path, key: Path, debian: Deb
         "packages": dict(NODE_PACKAGES),
         "node": node.parent.name,
         "key": key_sha256(key),
-        "layout": 1,
+        "recommends": False,
     }
 
     def build(partial: Path) -> None:
@@ -283,11 +286,14 @@ def debian_repository(store: Store, box: Box, node: Path, key: Path, debian: Deb
 
 def _download(blank: Box, pool: Path, debian: Debian) -> None:
     """Let the blank node's own apt say what it would need, and fetch just that."""
-    options = "-o APT::Sandbox::User=root -o Debug::NoLocking=true -o Dir::Cache::Archives=/pool"
+    # Without what is only recommended: apt on a node then leaves that out by itself.
+    options = (
+        "--yes --no-install-recommends "
+        "-o APT::Sandbox::User=root -o Debug::NoLocking=true -o Dir::Cache::Archives=/pool"
+    )
     lines = ["set -e", "cat >/etc/apt/sources.list", "mkdir -p /pool/partial", "apt-get update"]
     for packages in NODE_PACKAGES.values():
-        # With what they recommend: on a user's Pi apt installs that too.
-        lines.append(f"apt-get {options} --yes --download-only install {' '.join(packages)}")
+        lines.append(f"apt-get {options} --download-only install {' '.join(packages)}")
     lines.append("rm -rf /pool/partial /pool/lock")
     blank.run(
         "apt-debian",

@@ -70,7 +70,7 @@ def remove_tree(directory: Path) -> None:
     mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for target in sorted((m for m in mounted if m.startswith(prefix)), reverse=True):
         host.run(["umount", "--lazy", target], step=f"letting go of {target}")
-    shutil.rmtree(directory)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass
@@ -93,6 +93,11 @@ class Store:
     def label(self, name: str) -> str:
         """Label of the containers that build ``name`` in this cache."""
         return f"{host.LABEL}.build={self.cache}/{name}"
+
+    def note(self, line: str, mark: str) -> None:
+        """Show a line of a build's output if it begins with ``mark``."""
+        if line.startswith(mark):
+            self.progress.note(line.removeprefix(mark))
 
     def ensure(
         self,
@@ -119,10 +124,16 @@ class Store:
     def _build(self, name: str, target: Path, build: Callable[[Path], None]) -> None:
         host.remove_containers([self.label(name)])  # of a build that was killed
         self.log(name).unlink(missing_ok=True)
-        partial = self.cache / f".{target.name}.partial"
-        remove_tree(partial)
+        for left in self.cache.glob(f".{name}-*.partial"):
+            remove_tree(left)
+        # A name of its own: what a killed build started may take a moment to end.
+        partial = self.cache / f".{target.name}-{os.getpid()}.partial"
         partial.mkdir()
-        build(partial)
+        try:
+            build(partial)
+        except BaseException:  # Ctrl-C too: podman would let the container work on
+            host.remove_containers([self.label(name)])
+            raise
         os.sync()  # a power cut must not leave a complete name on incomplete files
         partial.rename(target)
 
@@ -134,6 +145,6 @@ class Store:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self.progress.note(f"waiting for another build of {name}")
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                with self.progress.step(f"waiting for another build of {name}"):
+                    fcntl.flock(handle, fcntl.LOCK_EX)
             yield

@@ -14,6 +14,8 @@ from lab.store import Store, tree_contents
 _INSTALL = Path(__file__).resolve().parent.parent / "install"
 _MADE_FROM = ("salt.lock", "wheelhouse.sh")
 
+_PYTHON = "3.11"  # of Debian 12
+
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _PIP_FILES = ("/etc/pip.conf", "/etc/xdg/pip/pip.conf", "~/.config/pip/pip.conf", "~/.pip/pip.conf")
 _VARIABLES = re.compile(r"PIP_\w+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE")
@@ -27,6 +29,7 @@ def ensure(store: Store, box: Box) -> Path:
         "files": {name: files.get(name) for name in _MADE_FROM},
         "suite": rootfs.SUITE,
         "architecture": host.architecture(),
+        "python": _PYTHON,
     }
 
     def build(partial: Path) -> None:
@@ -35,11 +38,11 @@ def ensure(store: Store, box: Box) -> Path:
         mounts, environment = pip_settings(os.environ, Path.home())
         box.run(
             "wheels",
-            ["bash", "/install/wheelhouse.sh", "/wheels"],
+            ["bash", "/install/wheelhouse.sh", "/wheels", "--python", _PYTHON],
             step="collecting Salt's wheels",
             mounts={**mounts, _INSTALL: "/install:ro", wheels: "/wheels"},
             env=environment,
-            on_line=lambda line: store.progress.note(line.strip()[:80]),
+            on_line=lambda line: store.note(line, "wheelhouse: "),
         )
 
     return store.ensure("wheels", inputs, build, "collecting Salt's wheels") / "wheels"

@@ -16,7 +16,7 @@ stage() { echo "stage: $* ($(( $(date +%s) - started )) s)"; }
 quietly() { "${@:2}" >"$1" 2>&1 || { tail -n 30 "$1"; exit 1; }; }
 
 # GOPATH mode with the vendored tree: `go build -mod=vendor` fails on this source.
-export HOME=/root GO111MODULE=auto GOFLAGS= GOPROXY=off GOSUMDB=off
+export HOME=/root GO111MODULE=auto GOFLAGS='' GOPROXY=off GOSUMDB=off
 export PATH=/usr/lib/go/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export GOCACHE=/build/go-cache
 arch=$(dpkg --print-architecture)

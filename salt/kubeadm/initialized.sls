@@ -1,6 +1,10 @@
 # The control plane: kubeadm init, with everything from the pillar. Done once; a cut-off init is
 # taken up again.
-kubeadm-fit:
+include:
+  - containerd.running
+  - kubernetes.installed
+
+kubeadm-initialized-fit:
   node.fit:
     - name: control_plane
     - require:
@@ -10,5 +14,5 @@ kubeadm-initialized:
   kubeadm.initialized:
     - name: {{ pillar['rack']['name'] | json }}
     - require:
-      - node: kubeadm-fit
+      - node: kubeadm-initialized-fit
       - sls: containerd.running

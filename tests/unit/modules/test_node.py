@@ -250,7 +250,7 @@ def test_flags_that_did_not_help_ask_for_no_second_reboot(put: Any) -> None:
 
 def test_an_empty_cmdline_file_is_refused(put: Any) -> None:
     file = put("boot/cmdline.txt", "\n")
-    with pytest.raises(CommandExecutionError, match="/boot/cmdline.txt"):
+    with pytest.raises(CommandExecutionError, match=r"/boot/cmdline\.txt"):
         node.set_boot_flags(["cgroup_memory=1"])
     assert file.read_text() == "\n"
 

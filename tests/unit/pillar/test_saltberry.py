@@ -167,10 +167,13 @@ def test_sys_path_stays_clean(pillar: dict[str, Any]) -> None:
 
 def test_state_dir_has_a_default(monkeypatch: pytest.MonkeyPatch, pillar: dict[str, Any]) -> None:
     asked = []
+
+    def no_facts(path: Path) -> dict[str, Any]:
+        asked.append(os.fspath(path))
+        return {}
+
     monkeypatch.delitem(saltberry.__opts__, "saltberry")
-    monkeypatch.setattr(
-        saltberry, "cluster_facts", lambda path: asked.append(os.fspath(path)) or {}
-    )
+    monkeypatch.setattr(saltberry, "cluster_facts", no_facts)
     saltberry.ext_pillar("pi-01", pillar)
     assert asked == ["/var/lib/saltberry/cluster.json"]
 

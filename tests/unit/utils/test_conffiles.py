@@ -154,7 +154,7 @@ def test_write_keeps_mode_and_leaves_nothing_beside(tmp_path: Path) -> None:
     file.chmod(0o640)
     conffiles.write(file, "b\n")
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("b\n", 0o640)
-    assert os.listdir(file.parent) == ["conf"]
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_bytes_that_are_no_text_survive(tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""One plain line out of what orchestrations return. The shapes below are copied from real returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from saltberry_ext.utils import outcome
+
+NODE = "pi-07"
+TRACE = """Exception occurred in runner rack.join: Traceback (most recent call last):
+  File "/opt/saltberry/salt/lib/python3.11/site-packages/salt/client/mixins.py", line 387, in low
+    data["return"] = func(*args, **kwargs)
+  File "/srv/saltberry/repo/_runners/rack.py", line 700, in join
+salt.exceptions.SaltClientError: the master went away
+"""
+
+
+def chunk(stage: str, number: int, result: bool | None = True, **more: Any) -> dict[str, Any]:
+    return {
+        "__id__": stage,
+        "__run_num__": number,
+        "result": result,
+        "duration": 1234.5,
+        "comment": "",
+        "changes": {},
+        **more,
+    }
+
+
+def orchestration(*chunks: dict[str, Any]) -> dict[str, Any]:
+    """As RunnerClient.cmd(..., full_return=True) gives it; the order of keys means nothing."""
+    keyed = {f"salt_|-{c['__id__']}_|-x_|-function": c for c in reversed(chunks)}
+    return {
+        "fun": "runner.state.orchestrate",
+        "jid": "20261123125206013000",
+        "return": {"data": {"nfs1_master": keyed}, "outputter": "highstate", "retcode": 0},
+        "success": True,
+    }
+
+
+def test_all_well() -> None:
+    done = outcome.read(orchestration(chunk("sync", 0), chunk("states", 1)), NODE)
+    assert done == (True, "", "", {"sync": 1.2, "states": 1.2})
+    assert list(done.seconds) == ["sync", "states"]
+
+
+def test_preflight_gives_its_problems() -> None:
+    problems = ["port 10250 is taken by squatter", "the clock is 4 h off"]
+    failed = chunk(
+        "preflight",
+        1,
+        False,
+        comment=f"Running function node.preflight failed on minions: {NODE}",
+        changes={"ret": {NODE: {"ok": False, "problems": problems, "warnings": ["slow card"]}}},
+    )
+    done = outcome.read(orchestration(chunk("sync", 0), failed), NODE)
+    assert (done.ok, done.stage) == (False, "preflight")
+    assert done.reason == "port 10250 is taken by squatter; the clock is 4 h off"
+
+
+def test_a_state_run_gives_the_first_state_that_failed_by_itself() -> None:
+    returned = {
+        "service_|-kubelet_|-kubelet_|-running": {
+            "__id__": "kubelet", "__run_num__": 2, "result": False, "changes": {},
+            "comment": "One or more requisite failed: kubernetes.packages",
+        },
+        "pkg_|-packages_|-packages_|-installed": {
+            "__id__": "packages", "__run_num__": 1, "result": False, "changes": {},
+            "comment": "Problem encountered installing package(s).\n\nerrors:\n    - no space left",
+        },
+        "test_|-ok_|-ok_|-nop": {"__id__": "ok", "__run_num__": 0, "result": True, "comment": "fine"},
+    }  # fmt: skip
+    failed = chunk(
+        "states",
+        2,
+        False,
+        comment=f"Run failed on minions: {NODE}",
+        changes={"out": "highstate", "ret": {NODE: returned}},
+    )
+    done = outcome.read(orchestration(failed), NODE)
+    assert done.reason == (
+        "packages: Problem encountered installing package(s). errors: - no space left"
+    )
+
+
+def test_a_state_run_that_did_not_compile() -> None:
+    errors = ["Rendering SLS 'base:containerd' failed: Jinja variable 'x' is undefined"]
+    failed = chunk(
+        "states",
+        2,
+        False,
+        comment=f"Run failed on minions: {NODE}\nMinion {NODE} returned errors: …",
+        changes={"out": "highstate", "ret": {NODE: errors}},
+    )
+    assert outcome.read(orchestration(failed), NODE).reason == errors[0]
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        chunk("sync", 0, False, comment="No minions responded"),
+        chunk("states", 0, False, comment="No minions returned"),
+        chunk(
+            "states",
+            0,
+            False,
+            comment=f"Run failed on minions: {NODE}\nMinion {NODE} did not return a state result.",
+            changes={"out": "highstate", "ret": {NODE: False}},
+        ),
+    ],
+)
+def test_a_node_that_went_away(failed: dict[str, Any]) -> None:
+    assert outcome.read(orchestration(failed), NODE).reason == outcome.NO_ANSWER
+
+
+def test_a_runner_stage_gives_its_reason() -> None:
+    reason = "the API server at 192.168.1.11:6443 cannot be reached from pi-07"
+    failed = chunk(
+        "join",
+        3,
+        False,
+        comment="Runner function 'rack.join' failed.",
+        changes={"return": {"ok": False, "reason": reason}},
+    )
+    assert outcome.read(orchestration(failed), NODE).reason == reason
+
+
+def test_a_traceback_is_reduced_to_what_happened() -> None:
+    failed = chunk("join", 3, False, changes={"return": TRACE})
+    assert (
+        outcome.read(orchestration(failed), NODE).reason == "SaltClientError: the master went away"
+    )
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason"),
+    [
+        ({"return": {"data": {"m": ["No matching sls found for 'orch.join'"]}}}, "No matching sls"),
+        ({"return": TRACE, "success": False}, "SaltClientError: the master went away"),
+        ({"return": None}, "the orchestration returned nothing"),
+        ({"return": {"data": {}}}, "the orchestration returned nothing"),
+    ],
+)
+def test_what_is_no_orchestration_at_all(returned: dict[str, Any], reason: str) -> None:
+    done = outcome.read(returned, NODE)
+    assert not done.ok
+    assert done.reason.startswith(reason)
+
+
+def test_no_token_and_no_key_gets_into_a_reason() -> None:
+    text = "token abcdef.0123456789abcdef refused -----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----"
+    line = outcome.plain(text)
+    assert "0123456789abcdef" not in line
+    assert "MIIE" not in line
+    assert outcome.plain("-----BEGIN PRIVATE KEY-----\nMIIEcut") == "<key>"
+
+
+def test_a_reason_is_one_line_that_no_terminal_obeys() -> None:
+    assert outcome.plain("a\n\tb\x1b[2J\x07c") == "a b [2J c"
+
+
+def test_a_reason_has_an_end() -> None:
+    line = outcome.plain("word " * 500)
+    assert len(line) <= outcome.LONGEST
+    assert line.endswith("…")
+
+
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        ("'node.preflight' is not available.", "'node.preflight' is not available."),
+        (["one", "two"], "one; two"),
+        ({"ready": False, "reason": "kubelet stopped"}, "kubelet stopped"),
+        ({"ready": False}, "failed without saying why"),
+    ],
+)
+def test_what_a_function_says(returned: Any, text: str) -> None:
+    assert outcome.answer(returned) == text
+
+
+def test_states_that_did_well_give_no_reason() -> None:
+    assert outcome.states({"a": {"result": True}, "b": {"result": None}}) == ""
