@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 def measure(rack: Rack, rounds: int, progress: Progress) -> dict[str, object]:
     """All rounds of both sides on one node."""
     blank_started = time.time()
-    lifecycle.plug(rack, CACHE, NODE, progress)
+    lifecycle.plug(rack, NODE, progress)
     lifecycle.wait_ready(rack, NODE, progress)
     blank = time.time() - blank_started
     ours: list[float] = []

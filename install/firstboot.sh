@@ -1,10 +1,12 @@
 #!/bin/bash
-# Runs on a Pi's first boot from its card (the folder saltberry/ of the boot partition) and makes it a minion.
+# Runs on a Pi's first boot from its card (the folder saltberry/ of the boot partition) and makes it a
+# minion.
 #
-# card.env beside this script says who the Pi is: lines of ID=, MASTER= and MIRROR=. Run again at each boot for
-# as long as card.env is there: a power cut at any point costs one more run. When the minion runs with the
-# card's key, the private key is taken off the card, which anyone can read, and card.env becomes card.done.
-# What happened is in firstboot.log beside this script, so that it can be read in another computer.
+# card.env beside this script says who the Pi is: lines of ID=, MASTER= and MIRROR=. To be run again at
+# each boot for as long as card.env is there: a power cut at any point costs one more run. When the
+# minion runs with the card's key, the private key is taken off the card, which anyone can read, and
+# card.env becomes card.done. What happened is in firstboot.log beside this script, so that it can be
+# read in another computer, and on standard output for the journal.
 set -euo pipefail
 
 CARD=${SALTBERRY_CARD:-$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)}
@@ -14,12 +16,12 @@ PKI=$ROOT/etc/salt/pki/minion
 say() { printf 'firstboot: %s\n' "$*"; }
 die() { printf 'firstboot: %s\n' "$*"; exit 1; }
 
-# A value of card.env. Read, not sourced: the card is the one thing that anyone can write to. Args: key
+# A value of card.env. Read, not sourced: the card is what anyone can write to. Args: key
 card_value() {
-    sed -n "s/^$1=//p" "$CARD/card.env" | tail -n 1 | tr -d '\r' | sed -e 's/^"\(.*\)"$/\1/' -e "s/^'\(.*\)'\$/\1/"
+    sed -n "s/^$1=//p" "$CARD/card.env" | tail -n 1 | tr -d '\r"'
 }
 
-# The name of the Pi from now on, also in the line of /etc/hosts that Raspberry Pi OS has for its own name.
+# The name of the Pi from now on, also in the line of /etc/hosts that Raspberry Pi OS has for itself.
 set_hostname() {
     local hosts
     [[ $(cat "$ROOT/etc/hostname" 2>/dev/null) == "$ID" ]] || echo "$ID" >"$ROOT/etc/hostname"
@@ -27,7 +29,8 @@ set_hostname() {
         hosts=$(sed "s/^127\.0\.1\.1[[:space:]].*/127.0.1.1\t$ID/" "$ROOT/etc/hosts")
         [[ $hosts == "$(cat "$ROOT/etc/hosts")" ]] || printf '%s\n' "$hosts" >"$ROOT/etc/hosts"
     fi
-    [[ -n $ROOT || $(uname -n) == "$ID" ]] || hostname "$ID" || say "the name $ID will be used from the next boot on"
+    [[ -n $ROOT || $(uname -n) == "$ID" ]] || hostname "$ID" ||
+        say "the name $ID will be used from the next boot on"
 }
 
 # Sets KEY_ARGS for minion.sh: the card's keys, or none if they are already where they belong.
@@ -38,17 +41,19 @@ choose_keys() {
     elif [[ -e $CARD/minion.pub ]]; then
         # Cut off after the key was taken off the card
         cmp -s "$CARD/minion.pub" "$PKI/minion.pub" && [[ -s $PKI/minion.pem ]] ||
-            die "the private key is no longer on this card, and this system does not have it: make a new card for $ID"
+            die "the private key is no longer on this card, and this system does not have it:" \
+                "make a new card for $ID"
     fi
 }
 
 running() { [[ -n $ROOT ]] || systemctl is-active --quiet salt-minion.service; }
 
-# Overwritten, then removed. A flash card may keep the old blocks where only its controller sees them, which is
-# why a card is for one Pi and a lost card's key gets deleted on the master.
+# Overwritten, then removed. A flash card may keep the old blocks where only its controller sees them,
+# which is why a card is for one Pi, and a lost card's key gets replaced on the master.
 remove_secret() {
     [[ -e $CARD/minion.pem ]] || return 0
-    cmp -s "$CARD/minion.pem" "$PKI/minion.pem" || die "the key on the card is not the one that was installed"
+    cmp -s "$CARD/minion.pem" "$PKI/minion.pem" ||
+        die "the key on the card is not the one that was installed"
     shred --force --remove=unlink "$CARD/minion.pem" 2>/dev/null || rm -f "$CARD/minion.pem"
     say "took the private key off the card"
 }

@@ -3,12 +3,13 @@
 #
 #   sudo install/master.sh [--mirror-dir DIR] [--no-apply]
 #
-#   --mirror-dir DIR   what the other Pis fetch from here; default /srv/saltberry/mirror (wheels/ is inside)
+#   --mirror-dir DIR   keep what the other Pis fetch from here (wheels, packages, images) in DIR, on the
+#                      big disk for instance; default /srv/saltberry/mirror, which else links there
 #   --no-apply         install and start Salt, but do not apply nfs1's own states
 #
 # Run from the checkout, which stays where it is: the master reads states and pillar from it. Wants
-# pillar/rack.sls. Needs the internet once, for the wheels; with a complete wheels/ none. Every step looks first
-# whether it is done, so after a failure or a power cut it is run again, and running it twice changes nothing.
+# pillar/rack.sls. Needs the internet once, for the wheels; with a complete wheels/ none. Every step
+# looks first whether it is done: after a failure or a power cut run it again. Twice changes nothing.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=minion.sh
@@ -16,16 +17,19 @@ source "$(dirname "${BASH_SOURCE[0]}")/minion.sh"
 
 REPO=$(cd "$HERE/.." && pwd)
 STATE_DIR=/var/lib/saltberry
+MIRROR_DIR=/srv/saltberry/mirror # where the states and cards expect it
 BIN=$OPT/salt/bin
 MASTER_PKI=/etc/salt/pki/master
 
 parse_master_args() {
-    MIRROR_DIR=/srv/saltberry/mirror APPLY=yes
+    DISK='' APPLY=yes
     while (($#)); do
         case $1 in
             -h | --help) usage; exit 0 ;;
-            --mirror-dir) (($# > 1)) && [[ $2 == /* ]] || misuse "--mirror-dir needs an absolute path"
-                MIRROR_DIR=$2; shift 2 ;;
+            --mirror-dir)
+                (($# > 1)) && [[ $2 == /* ]] || misuse "--mirror-dir needs an absolute path"
+                DISK=${2%/}
+                shift 2 ;;
             --no-apply) APPLY=''; shift ;;
             *) misuse "unknown argument '$1'" ;;
         esac
@@ -42,11 +46,23 @@ check_master() {
     [[ -d /run/systemd/system ]] || die "systemd does not run here; it has to start the master and the minion"
 }
 
+# The mirror on another disk: everything else knows it by one path only.
+place_mirror() {
+    [[ -n $DISK && $DISK != "$MIRROR_DIR" ]] || return 0
+    mkdir -p "$DISK"
+    # An empty folder may go
+    [[ -L $MIRROR_DIR || ! -e $MIRROR_DIR ]] || rmdir "$MIRROR_DIR" 2>/dev/null ||
+        die "--mirror-dir $DISK: $MIRROR_DIR is in use already. Move what is in it to $DISK, remove it," \
+            "and run this again"
+    link "$DISK" "$MIRROR_DIR"
+}
+
 # Sets ID and ADDRESS: the node with the role master.
 read_rack() {
     local answer
     say "checking pillar/rack.sls"
-    answer=$("$BIN/python" "$HERE/check_rack.py") || die "pillar/rack.sls must be right first; nothing was changed for the rack"
+    answer=$("$BIN/python" "$HERE/check_rack.py") ||
+        die "pillar/rack.sls has to be right first (see above); only Salt's files were installed so far"
     read -r ID ADDRESS <<<"$answer"
     if [[ $ADDRESS != - ]] && [[ -z $(ip -o addr show to "$ADDRESS" 2>/dev/null) ]]; then
         say "WARNING: pillar/rack.sls gives $ID the address $ADDRESS, which this machine does not have now." \
@@ -68,7 +84,8 @@ wait_until() {
     local what=$1 seconds=$2 start=$SECONDS
     shift 2
     until "$@" &>/dev/null; do
-        ((SECONDS - start < seconds)) || die "$what: not after $seconds seconds. See: journalctl -u salt-master -u salt-minion"
+        ((SECONDS - start < seconds)) ||
+            die "$what: not within $seconds seconds. See: journalctl -u salt-master -u salt-minion"
         sleep 0.5
     done
 }
@@ -93,7 +110,8 @@ PY
     fi
     mkdir -p "$MASTER_PKI/minions"
     cmp -s "$pki/minion.pub" "$MASTER_PKI/minions/$ID" && return
-    [[ ! -e $MASTER_PKI/minions/$ID ]] || say "the key of $ID that the master had is not this machine's: replaced"
+    [[ ! -e $MASTER_PKI/minions/$ID ]] ||
+        say "the key of $ID that the master had is not this machine's: replaced"
     rm -f "$MASTER_PKI"/minions_{pre,denied,rejected}/"$ID"
     put "$MASTER_PKI/minions/$ID" 644 <"$pki/minion.pub"
 }
@@ -107,7 +125,7 @@ apply_self() {
 }
 
 next_steps() {
-    say "$ID is ready: salt-master and salt-minion $(locked salt) run, states and pillar come from $REPO"
+    say "$ID is ready: salt-master and salt-minion $(locked salt) run, with the states and pillar of $REPO"
     cat <<NEXT
 
 Next:
@@ -120,6 +138,7 @@ main() {
     parse_master_args "$@"
     check_master
     MIRROR='' WHEELS=$MIRROR_DIR/wheels LOCK=$WHEELS/salt.lock START=yes KEYS='' MASTER_PUB=''
+    place_mirror
     bash "$HERE/wheelhouse.sh" "$WHEELS"
     install_salt
     read_rack

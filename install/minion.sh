@@ -6,17 +6,20 @@
 #
 #   --id ID            host name of this Pi: lower-case letters, digits, hyphens
 #   --master ADDRESS   name or IP address of the salt-master
-#   --mirror URL       nfs1's web server; the wheels are in URL/wheels/. Not up yet: waits (--wait, default 600)
+#   --mirror URL       nfs1's web server, with the wheels in URL/wheels/; waits until it is up
 #   --wheels DIR       the wheels are in a folder instead
-#   --lock FILE        which wheels, by sha256; default: salt.lock beside this script, else in --wheels DIR
+#   --lock FILE        which wheels, by sha256; default: salt.lock in --wheels DIR, else beside this
+#                      script (on a card)
 #   --master-pub FILE  the master's public key: no other master is believed
-#   --keys DIR         minion.pem and minion.pub made by the master for this id; else the minion makes its own
+#   --keys DIR         minion.pem and minion.pub that the master made for this id; without it the
+#                      minion makes its own, and someone has to accept it
+#   --wait SECONDS     how long to wait for the mirror; default 600
 #   --no-start         install only
 #
-# Needs nothing but Python 3.11 or newer: no apt, no internet. Changes nothing when all is as it should be, so
-# it can be run again, also after a power cut in the middle. Self-contained on a card: looks for minion.conf.in
-# and salt-minion.service beside itself, else in the checkout. Messages go to standard output, errors to
-# standard error with exit code 1; 2 means the arguments are wrong.
+# Needs nothing but Python 3.11 or newer: no apt, no internet. Changes nothing when all is as it should
+# be, so it can be run again, also after a power cut in the middle. Self-contained on a card: looks for
+# minion.conf.in and salt-minion.service beside itself, else in the checkout. Errors go to standard
+# error with exit code 1; 2 means that the arguments are wrong.
 set -euo pipefail
 
 OPT=${SALTBERRY_OPT:-/opt/saltberry}       # the tests install elsewhere
@@ -41,13 +44,15 @@ check_system() {
     local arch
     arch=$(dpkg --print-architecture 2>/dev/null) || die "this is no Debian-like system (no dpkg)"
     [[ $arch == arm64 || $arch == amd64 ]] ||
-        die "this system is $arch; Kubernetes needs a 64-bit one: write the 64-bit Raspberry Pi OS Lite to the card"
+        die "this system is $arch; Kubernetes needs a 64-bit one:" \
+            "write the 64-bit Raspberry Pi OS Lite to the card"
     python3 -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         die "Python 3.11 or newer is needed, this system has: $(python3 --version 2>&1 || true);" \
             "Raspberry Pi OS Bookworm or Trixie has it"
 }
 
-# Two key files that belong together. Where there is no openssl to ask, Salt finds out. Args: private, public
+# Two key files that belong together. Where there is no openssl to ask, Salt will find out.
+# Args: private, public
 is_pair() {
     command -v openssl >/dev/null || return 0
     [[ $(openssl pkey -in "$1" -passin pass: -pubout 2>/dev/null) == "$(cat "$2")" ]]
@@ -57,13 +62,13 @@ is_pair() {
 shipped() {
     if [[ -r $HERE/$1 ]]; then echo "$HERE/$1"; return; fi
     if [[ -r $HERE/../$2 ]]; then echo "$HERE/../$2"; return; fi
-    die "cannot find $1 beside $0, nor $2 in the checkout: the card is not complete, write it again"
+    die "cannot find $1 beside $0, nor $2 in the checkout: the card is not complete, make it again"
 }
 
 # ---- files ----
 
-# Something was changed that the daemons read when they start. A file, so that a run that was cut off before
-# the restart leaves word for the next one.
+# Something was changed that the daemons read when they start. A file, so that a run that was cut off
+# before the restart leaves word for the next one.
 changed() { mkdir -p "$OPT" && : >"$OPT/.changed"; }
 
 # Write standard input to a file if it says something else. Args: path, mode
@@ -105,7 +110,8 @@ link() {
 # Version of a package in the lock. Args: name
 locked() { sed -n "s/^$1==\([^ ]*\) .*/\1/p" "$LOCK"; }
 
-# Get one file from the wheel source, with the sha256 the lock has for its package. Args: file, package, target
+# Get one file from the wheel source, with a sha256 that the lock has for its package.
+# Args: file, package, target
 fetch() {
     local sha
     if [[ -n $WHEELS ]]; then
@@ -130,7 +136,8 @@ import sys, urllib.request
 urllib.request.urlopen(sys.argv[1], timeout=10).read()
 PY
         ((SECONDS - start < WAIT)) ||
-            die "$MIRROR/wheels/ did not answer for $WAIT seconds: is nfs1 on, and in this network? This can be run again"
+            die "$MIRROR/wheels/ did not answer for $WAIT seconds: is nfs1 on, and in this network?" \
+                "This can be run again"
         if ((SECONDS >= next)); then
             say "waiting for $MIRROR/wheels/ ($((SECONDS - start)) s)"
             next=$((SECONDS + 30))
@@ -139,7 +146,8 @@ PY
     done
 }
 
-# Python environment with Salt at $1, from nothing. pip is run from its wheel: it needs no place in there.
+# Make a Python environment with Salt. pip is run from its wheel, so that it takes no place in there.
+# Args: where, folder for temporary files
 build_venv() {
     local venv=$1 work=$2 pip
     pip=pip-$(locked pip)-py3-none-any.whl
@@ -149,13 +157,15 @@ build_venv() {
     python3 -m venv --without-pip "$venv"
     # No compiling: Python does that for the tenth of the files that are ever used, on first use.
     # No configuration: an index, a cache or an option of this system has no say in what the lock fixes.
-    PYTHONPATH=$work/$pip PIP_CONFIG_FILE=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
-        "$venv/bin/python" -m pip install --quiet --no-index --find-links "${WHEELS:-$MIRROR/wheels/index.html}" \
+    PYTHONPATH=$work/$pip PIP_CONFIG_FILE=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1 \
+        PIP_ROOT_USER_ACTION=ignore "$venv/bin/python" -m pip install --quiet \
+        --no-index --find-links "${WHEELS:-$MIRROR/wheels/index.html}" \
         ${MIRROR:+--trusted-host "$(sed -E 's|^https?://([^/:]*).*|\1|' <<<"$MIRROR")"} \
         --no-deps --require-hashes --no-compile --no-cache-dir -r "$work/salt.txt"
 }
 
-# Salt of $LOCK in $OPT/salt. Finished environments are marked; a marked one of the same lock is not touched.
+# Have the Salt of $LOCK in $OPT/salt. An environment that is finished carries a mark, and is not
+# touched again.
 install_salt() {
     local version hash venv work python tries
     version=$(locked salt)
@@ -173,12 +183,14 @@ install_salt() {
         # Once from a folder: it will not get better. A mirror may go away and come back.
         tries=$((${#WHEELS} ? 1 : 3))
         until build_venv "$venv" "$work"; do
-            ((--tries)) || die "Salt could not be installed from ${WHEELS:-$MIRROR/wheels/} for Python $python" \
-                "(see above). Is the lock $LOCK as old as the wheels there? A card can be made again"
+            ((--tries)) ||
+                die "Salt could not be installed from ${WHEELS:-$MIRROR/wheels/} for Python $python (see above)." \
+                    "Is the lock $LOCK as old as the wheels there? A card can be made again"
             say "once more"
             sleep "${SALTBERRY_RETRY_SECONDS:-5}"
         done
-        "$venv/bin/salt-call" --version >/dev/null || die "Salt was installed in $venv, but does not start (see above)"
+        "$venv/bin/salt-call" --version >/dev/null ||
+            die "Salt was installed in $venv, but does not start (see above)"
         # On disk before the mark: after a power cut the mark must not stand beside empty files.
         sync -f "$venv"
         echo "$python" >"$venv/.complete"
@@ -187,8 +199,8 @@ install_salt() {
     link "$(basename "$venv")" "$OPT/salt"
 }
 
-# Remove older environments (60 MB each), but not the one in use: its daemons and jobs still read from it.
-# Args: names to keep
+# Remove older environments (60 MB each), but not the one in use: its daemons and jobs still read from
+# it. Args: names to keep
 prune() {
     local venv
     for venv in "$OPT"/salt-*; do
@@ -197,7 +209,10 @@ prune() {
 }
 
 # Commands for people. Args: names
-link_commands() { local name; for name in "$@"; do link "$OPT/salt/bin/$name" "$ROOT/usr/local/bin/$name"; done; }
+link_commands() {
+    local name
+    for name in "$@"; do link "$OPT/salt/bin/$name" "$ROOT/usr/local/bin/$name"; done
+}
 
 # Enable a unit and have it run; restarted only if something about it changed. Args: name
 start_unit() {
@@ -242,13 +257,17 @@ parse_args() {
 
 check_args() {
     [[ -n $ID ]] || misuse "--id is missing: which host name shall this Pi have?"
-    valid_id "$ID" || misuse "--id '$ID' is no host name: lower-case letters, digits and hyphens, at most 63, not only digits"
+    valid_id "$ID" ||
+        misuse "--id '$ID' is no host name: lower-case letters, digits, hyphens, at most 63, not only digits"
     [[ -n $MASTER ]] || misuse "--master is missing: where is the salt-master?"
-    [[ $MASTER =~ ^[A-Za-z0-9.:_-]+$ ]] || misuse "--master '$MASTER' is neither a host name nor an IP address"
+    [[ $MASTER =~ ^[A-Za-z0-9.:_-]+$ ]] ||
+        misuse "--master '$MASTER' is neither a host name nor an IP address"
     [[ $WAIT =~ ^[0-9]+$ ]] || misuse "--wait '$WAIT' must be a number of seconds"
-    [[ -n $MIRROR || -n $WHEELS ]] || misuse "--mirror URL or --wheels DIR is needed: where are Salt's wheels?"
+    [[ -n $MIRROR || -n $WHEELS ]] ||
+        misuse "--mirror URL or --wheels DIR is needed: where are Salt's wheels?"
     [[ -z $MIRROR || -z $WHEELS ]] || misuse "--mirror and --wheels: only one of them"
-    [[ -z $MIRROR || $MIRROR =~ ^https?://[A-Za-z0-9.:_/-]+$ ]] || misuse "--mirror '$MIRROR' must look like http://nfs1"
+    [[ -z $MIRROR || $MIRROR =~ ^https?://[A-Za-z0-9.:_/-]+$ ]] ||
+        misuse "--mirror '$MIRROR' must look like http://nfs1"
     [[ -z $WHEELS || -d $WHEELS ]] || misuse "--wheels '$WHEELS' is no folder"
     if [[ -z $LOCK ]]; then
         # In the checkout, salt.lock beside this script is what wheelhouse.sh starts from, not a node's.
@@ -256,11 +275,14 @@ check_args() {
         [[ -n $WHEELS ]] && LOCK=$WHEELS/salt.lock
     fi
     grep -qs '^# saltberry wheelhouse:' "$LOCK" ||
-        misuse "--lock '$LOCK' is not a lock for nodes: wheelhouse.sh writes one beside the wheels, and it is on each card"
-    [[ -z $MASTER_PUB ]] || grep -qs 'BEGIN.*PUBLIC KEY' "$MASTER_PUB" || misuse "--master-pub '$MASTER_PUB' is no public key"
+        misuse "--lock '$LOCK' is not a lock for nodes: wheelhouse.sh writes one beside the wheels"
+    [[ -z $MASTER_PUB ]] || grep -qs 'BEGIN.*PUBLIC KEY' "$MASTER_PUB" ||
+        misuse "--master-pub '$MASTER_PUB' is no public key"
     if [[ -n $KEYS ]]; then
-        grep -qs 'BEGIN.*PRIVATE KEY' "$KEYS/minion.pem" || misuse "--keys: no private key in '$KEYS/minion.pem'"
-        grep -qs 'BEGIN.*PUBLIC KEY' "$KEYS/minion.pub" || misuse "--keys: no public key in '$KEYS/minion.pub'"
+        grep -qs 'BEGIN.*PRIVATE KEY' "$KEYS/minion.pem" ||
+            misuse "--keys: no private key in '$KEYS/minion.pem'"
+        grep -qs 'BEGIN.*PUBLIC KEY' "$KEYS/minion.pub" ||
+            misuse "--keys: no public key in '$KEYS/minion.pub'"
         is_pair "$KEYS/minion.pem" "$KEYS/minion.pub" ||
             misuse "--keys: minion.pem and minion.pub in '$KEYS' are no pair of keys: make the card again"
     fi
@@ -290,7 +312,8 @@ setup_minion() {
     link_commands salt-call salt-minion
     install_keys
     configure_minion
-    put "$ROOT/etc/systemd/system/salt-minion.service" 644 <"$(shipped salt-minion.service etc/systemd/salt-minion.service)"
+    put "$ROOT/etc/systemd/system/salt-minion.service" 644 \
+        <"$(shipped salt-minion.service etc/systemd/salt-minion.service)"
     start_unit salt-minion.service
 }
 

@@ -8,15 +8,16 @@
 #   salt.lock    what a node installs: the same lock with the hash of the wheel built here
 #   index.html   the list of files for pip, so that any plain web server will do
 #   SHA256SUMS   to see at a glance that all is there
-# salt.lock comes last and by rename: while it is missing or names another source, DIR is not complete, and
-# another run goes on. A complete DIR is left alone, with no network. Files of older locks stay, since a card
-# written earlier may still ask for them.
+# salt.lock comes last and by rename: while it is missing or names another source, DIR is not complete,
+# and another run goes on. A complete DIR is left alone, with no network. Files of older locks stay,
+# since a card written earlier may still ask for them. Without options: what DIR is for already, else
+# Python 3.11 and 3.13 (Raspberry Pi OS Bookworm and Trixie) on machines like this one.
 set -euo pipefail
 shopt -s nullglob
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-MARK="# saltberry wheelhouse"      # first word of the line in DIR/salt.lock that says what it was made from
-DEFAULT_PYTHONS=(3.11 3.13)        # Raspberry Pi OS Bookworm and Trixie
+MARK="# saltberry wheelhouse" # begins the line of DIR/salt.lock that says what it was made from
+DEFAULT_PYTHONS=(3.11 3.13)
 BUILD_TOOLS=(setuptools packaging looseversion)
 # Zip entries carry a time; with a fixed one the same tools build the same wheel.
 export SOURCE_DATE_EPOCH=1704067200
@@ -47,9 +48,12 @@ parse_args() {
             --python | --arch | --lock)
                 (($# > 1)) || die "$1 needs a value"
                 case $1 in
-                    --python) [[ $2 =~ ^3\.1[1-3]$ ]] || die "--python $2: salt.lock knows 3.11, 3.12 and 3.13"
+                    --python)
+                        [[ $2 =~ ^3\.1[1-3]$ ]] || die "--python $2: salt.lock knows 3.11, 3.12 and 3.13"
                         PYTHONS+=("$2") ;;
-                    --arch) [[ $2 =~ ^(aarch64|x86_64|auto)$ ]] || die "--arch $2: must be aarch64, x86_64 or auto"
+                    --arch)
+                        [[ $2 =~ ^(aarch64|x86_64|auto)$ ]] ||
+                            die "--arch $2: must be aarch64, x86_64 or auto"
                         ARCHES+=("${2/auto/$(arch_here)}") ;;
                     --lock) LOCK=$2 ;;
                 esac
@@ -63,7 +67,7 @@ parse_args() {
     [[ -r $LOCK ]] || die "cannot read the lock $LOCK"
 }
 
-# What DIR/salt.lock was made from and for: "<sha256 of the lock> 3.11-aarch64 …"; empty if there is none.
+# What DIR/salt.lock was made from and for: "<sha256 of the lock> 3.11-aarch64 …", or nothing.
 made_from() { sed -n "s/^$MARK: //p" "$DIR/salt.lock" 2>/dev/null || true; }
 
 # Set TARGETS to "<python>-<arch>" words: what was asked for, or what DIR has, or the default.
@@ -85,15 +89,18 @@ choose_targets() {
 }
 
 complete() {
-    [[ $(made_from) == "$MADE_FROM" ]] && (cd "$DIR" && sha256sum --check --quiet --strict SHA256SUMS) &>/dev/null
+    [[ $(made_from) == "$MADE_FROM" ]] &&
+        (cd "$DIR" && sha256sum --check --quiet --strict SHA256SUMS) &>/dev/null
 }
 
 # A pip of the locked version in a throw-away environment: its options do not depend on the system's.
 make_tools() {
     if ! python3 -c 'import ensurepip' 2>/dev/null; then
-        ((EUID == 0)) || die "Python's ensurepip is missing: sudo apt-get install python3-venv, then run this again"
+        ((EUID == 0)) ||
+            die "Python's ensurepip is missing: sudo apt-get install python3-venv, then run this again"
         say "installing python3-venv"
-        apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3-venv
+        apt-get -qq update
+        DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3-venv
     fi
     python3 -m venv "$WORK/tools"
     PIP=("$WORK/tools/bin/python" -m pip --quiet)
@@ -101,7 +108,8 @@ make_tools() {
     "${PIP[@]}" install --no-deps --require-hashes -r "$WORK/tools.txt"
 }
 
-# Args: python version, machine. The tags: any C library up to Bookworm's (2.36).
+# The wheels for one target. The tags: any C library up to Bookworm's (2.36).
+# Args: Python version, machine
 fetch_wheels() {
     local python=$1 arch=$2 tags=() minor
     for minor in {36..5}; do tags+=(--platform "manylinux_2_${minor}_$arch"); done
@@ -114,21 +122,24 @@ build_salt() {
     local built
     only salt >"$WORK/salt.txt"
     # --no-cache-dir: pip's cache could answer with a wheel that other tools built
-    "${PIP[@]}" wheel --no-deps --no-build-isolation --no-binary salt --no-cache-dir --require-hashes \
-        --wheel-dir "$WORK/built" -r "$WORK/salt.txt"
+    "${PIP[@]}" wheel --no-deps --no-build-isolation --no-binary salt --no-cache-dir \
+        --require-hashes --wheel-dir "$WORK/built" -r "$WORK/salt.txt"
     built=("$WORK"/built/salt-*.whl)
     [[ ${#built[@]} == 1 && ${built[0]} == *-py3-none-any.whl ]] ||
         die "Salt's wheel should be for any Python 3 and any machine, but the build made: ${built[*]}"
     cp "${built[0]}" "$WORK/wheels/"
 }
 
-# The wheel of Salt that DIR has from an earlier run with the same lock: its hash must not change under the nodes.
+# The wheel of Salt that DIR has from an earlier run with the same lock, if it is whole: its hash is on
+# cards already.
 reuse_salt() {
-    local version wheel
+    local version wheel sha
     [[ $(made_from) == "${MADE_FROM%% *} "* ]] || return 1
     version=$(requirements "$LOCK" | sed -n 's/^salt==\([^ ]*\).*/\1/p')
     wheel=$DIR/salt-$version-py3-none-any.whl
-    [[ -e $wheel ]] && grep -q "$(sha256sum <"$wheel" | cut -d' ' -f1)" "$DIR/salt.lock" && cp "$wheel" "$WORK/wheels/"
+    [[ -e $wheel ]] || return 1
+    sha=$(sha256sum <"$wheel" | cut -d' ' -f1)
+    grep -q "^salt==.*$sha" "$DIR/salt.lock" && cp "$wheel" "$WORK/wheels/"
 }
 
 node_lock() {
@@ -147,8 +158,13 @@ index() {
     done
 }
 
-# Args: file name; text on standard input. A reader sees the old file or the new one, whole.
-put() { cat >"$DIR/.$1.new" && chmod 644 "$DIR/.$1.new" && sync "$DIR/.$1.new" && mv "$DIR/.$1.new" "$DIR/$1"; }
+# Write standard input to a file in DIR; a reader sees the old one or the new one, whole. Args: name
+put() {
+    cat >"$DIR/.$1.new"
+    chmod 644 "$DIR/.$1.new"
+    sync "$DIR/.$1.new"
+    mv "$DIR/.$1.new" "$DIR/$1"
+}
 
 publish() {
     local wheel name
@@ -168,7 +184,8 @@ main() {
         say "$DIR is complete for ${TARGETS[*]}"
         return
     fi
-    mkdir -p "$DIR" 2>/dev/null && [[ -w $DIR ]] || die "$DIR is not complete for ${TARGETS[*]}, and cannot be written"
+    mkdir -p "$DIR" 2>/dev/null && [[ -w $DIR ]] ||
+        die "$DIR is not complete for ${TARGETS[*]}, and cannot be written"
     exec 9>"$DIR/.lock"
     flock 9
     if complete; then return; fi # another run filled it while this one waited
@@ -188,7 +205,7 @@ main() {
         build_salt
     fi
     publish
-    say "$DIR is complete for ${TARGETS[*]}: $(cd "$DIR" && printf '%s\n' *.whl | wc -l) wheels, $(du -sh "$DIR" | cut -f1)"
+    say "$DIR is complete for ${TARGETS[*]} ($(du -sh "$DIR" | cut -f1))"
 }
 
 main "$@"

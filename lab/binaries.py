@@ -42,13 +42,18 @@ def ensure(store: Store, box: Box, version: str = VERSION) -> Path:
 
     def build(partial: Path) -> None:
         work.mkdir(exist_ok=True)
-        box.run(
-            "kubernetes",
-            ["/lab/build.sh"],
-            step=f"compiling Kubernetes {version}",
-            mounts={_SOURCE: "/lab:ro", work: "/build", partial: "/out"},
-            on_line=lambda line: store.note(line, "stage: "),
-        )
+        try:
+            box.run(
+                "kubernetes",
+                ["/lab/build.sh"],
+                step=f"compiling Kubernetes {version}",
+                mounts={_SOURCE: "/lab:ro", work: "/build", partial: "/out"},
+                on_line=lambda line: store.note(line, "stage: "),
+            )
+        except host.StepFailed:
+            # It may fail over a file that an interrupted run left half written.
+            remove_tree(work / "source")
+            raise
         _try(box, partial / "bin", version)
 
     text = f"compiling Kubernetes {version} (once; about 10 minutes and 4 GB on 2 cores)"

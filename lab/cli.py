@@ -125,7 +125,7 @@ def _up(arguments: argparse.Namespace, progress: Progress) -> None:
 
 def _plug(arguments: argparse.Namespace, progress: Progress) -> None:
     rack = _existing(arguments.rack)
-    lifecycle.plug(rack, CACHE, arguments.node, progress, role=arguments.role)
+    lifecycle.plug(rack, arguments.node, progress, role=arguments.role)
     if arguments.no_wait:
         return
     lifecycle.wait_ready(rack, arguments.node, progress)

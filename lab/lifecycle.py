@@ -25,6 +25,7 @@ from lab.rack import (
     Rack,
     RackError,
     all_racks,
+    check_name,
     describe,
     wait_for,
 )
@@ -73,12 +74,12 @@ def up(
     if not podman.exists("image", image):
         with progress.step("making the node image"):
             podman.import_image(built.node_root, image)
-    rack = Rack.load(name) or Rack.create(name, image, upstream)
+    rack = Rack.load(name) or Rack.create(name, image, built, upstream)
     podman.create_network(rack.network, rack.subnet, internal=not upstream)
     bring_up_master(rack, built, progress)
     wanted = FIRST_NODES if only is None else [node for node in only if node != MASTER]
     for node in wanted:
-        plug(rack, cache, node, progress)
+        plug(rack, node, progress)
     for node in wanted:
         wait_ready(rack, node, progress)
     return rack
@@ -93,20 +94,20 @@ def bring_up_master(rack: Rack, built: Artifacts, progress: Progress) -> None:
                 MASTER, {built.mirror: f"{MIRROR}:ro", rack.boot_partition(MASTER): BOOT}
             )
             # It is the mirror: its own packages come from its disk.
-            _set_apt_source(node, built.apt_source(f"file:{MIRROR}"), rack.upstream)
+            _set_apt_source(rack, node, f"file:{MIRROR}")
             node.power_on()
             _mark(rack, MASTER, "boot", step.seconds)
     elif not rack.master.running():
         with progress.step(f"{MASTER}: power on"):
             power(rack, MASTER)
     with progress.step(f"{MASTER}: install/master.sh") as step:
-        push_checkout(rack, built)
+        push_checkout(rack)
         _stream(rack.master, ["bash", f"{REPO}/install/master.sh"], step.note)
         if new:
             _mark(rack, MASTER, "install", step.seconds)
 
 
-def push_checkout(rack: Rack, built: Artifacts) -> None:
+def push_checkout(rack: Rack) -> None:
     """Put this checkout and the rack's own pillar on nfs1, as `git clone` and an editor would."""
     listed = subprocess.run(
         ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -118,12 +119,10 @@ def push_checkout(rack: Rack, built: Artifacts) -> None:
             if (CHECKOUT / name).is_symlink() or (CHECKOUT / name).exists():
                 tar.add(CHECKOUT / name, arcname=name, recursive=False)
     rack.master.copy_tree(archive.getvalue(), REPO)
-    rack.master.write(f"{REPO}/pillar/rack.sls", describe(rack, built))
+    rack.master.write(f"{REPO}/pillar/rack.sls", describe(rack))
 
 
-def plug(
-    rack: Rack, cache: Path, name: str, progress: Progress, *, role: str | None = None
-) -> None:
+def plug(rack: Rack, name: str, progress: Progress, *, role: str | None = None) -> None:
     """Plug a new Pi in: its card is made on nfs1, then it gets power. Nothing else is done to it.
 
     Raises:
@@ -134,13 +133,13 @@ def plug(
             with progress.step(f"{name}: power on"):
                 power(rack, name)
         return
-    built = artifacts.ensure(cache, progress, upstream=rack.upstream)
+    check_name("node", name)
     if role is not None:
-        _name_in_pillar(rack, built, name, role)
+        _name_in_pillar(rack, name, role)
     with progress.step(f"{name}: card") as step:
         boot = rack.boot_partition(name)
         node = rack.add(name, {boot: BOOT})
-        _set_apt_source(node, built.apt_source(f"http://{rack.master_ip}"), rack.upstream)
+        _set_apt_source(rack, node, f"http://{rack.master_ip}")
         write_card(rack, name, boot)
         _mark(rack, name, "card", step.seconds)
     with progress.step(f"{name}: boot") as step:
@@ -268,22 +267,22 @@ def _how_far(rack: Rack, name: str) -> str:
     return str(record.get("reason") or record.get("stage") or "")
 
 
-def _name_in_pillar(rack: Rack, built: Artifacts, name: str, role: str) -> None:
+def _name_in_pillar(rack: Rack, name: str, role: str) -> None:
     """Write the node's role to the pillar, unless the master refuses the rack that results."""
     rack.roles[name] = role
-    rack.master.write(f"{REPO}/pillar/rack.sls", describe(rack, built))
+    rack.master.write(f"{REPO}/pillar/rack.sls", describe(rack))
     done = rack.master.run("salt-run", "rack.validate", check=False)
     if done.returncode:
         del rack.roles[name]
-        rack.master.write(f"{REPO}/pillar/rack.sls", describe(rack, built))
+        rack.master.write(f"{REPO}/pillar/rack.sls", describe(rack))
         raise RackError(done.stdout.strip() or done.stderr.strip())
     rack.save()
 
 
-def _set_apt_source(node: Node, source: str, upstream: bool) -> None:
+def _set_apt_source(rack: Rack, node: Node, mirror: str) -> None:
     """Point apt to the mirror; a rack with internet keeps Debian's own."""
-    if not upstream:
-        node.write("/etc/apt/sources.list", source + "\n")
+    if not rack.upstream:
+        node.write("/etc/apt/sources.list", rack.apt_source.replace("@MIRROR@", mirror) + "\n")
 
 
 def _stream(node: Node, argv: list[str], say: Any) -> None:

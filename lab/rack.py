@@ -68,6 +68,10 @@ class Rack:
     subnet: str
     image: str
     upstream: bool = False
+    # What it was built from, as its pillar and its cards name it: a rack keeps its own when the
+    # checkout moves on.
+    apt_source: str = ""
+    kubernetes: dict[str, str] = dataclasses.field(default_factory=dict)
     nodes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     # Roles given with `plug --role`; a node without one is not named in the pillar.
     roles: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -95,11 +99,22 @@ class Rack:
             return None
 
     @classmethod
-    def create(cls, name: str, image: str, upstream: bool) -> Rack:
+    def create(cls, name: str, image: str, built: Artifacts, upstream: bool) -> Rack:
         """Reserve a name and a network of its own."""
         check_name("rack", name)
         with _allocation_lock():
-            rack = cls(name=name, subnet=_free_subnet(), image=image, upstream=upstream)
+            rack = cls(
+                name=name,
+                subnet=_free_subnet(),
+                image=image,
+                upstream=upstream,
+                apt_source=built.apt_source("@MIRROR@"),
+                kubernetes={
+                    "version": built.kubernetes_version,
+                    "package_revision": built.package_revision,
+                    "key_sha256": built.key_sha256,
+                },
+            )
             rack.save()
         return rack
 
@@ -255,9 +270,9 @@ def wait_for(what: str, ask: Any, progress: Progress, seconds: float, every: flo
     raise RackError(f"{what} did not happen within {seconds:.0f} s: {reason or 'no reason given'}")
 
 
-def describe(rack: Rack, artifacts: Artifacts) -> str:
+def describe(rack: Rack) -> str:
     """The rack's pillar/rack.sls: what a user would write, plus what this machine needs."""
-    mirror = rack.master_ip
+    mirror, built = rack.master_ip, rack.kubernetes
     lines = [
         "# Written by ./rack for a rack of simulated Pis.",
         "rack:",
@@ -268,20 +283,20 @@ def describe(rack: Rack, artifacts: Artifacts) -> str:
         f"  {CONTROL_PLANE}: {{ip: {rack.address(FIXED[CONTROL_PLANE])}, roles: [control_plane]}}",
         *(f"  {node}: {{roles: [{role}]}}" for node, role in rack.roles.items()),
         "kubernetes:",
-        f'  version: "{artifacts.kubernetes_version}"',
-        f'  package_revision: "{artifacts.package_revision}"',
         "  kube_proxy:",
         "    # The number of tracked connections is the host's; a node must not write it.",
         "    conntrack: {maxPerCore: 0}",
     ]
     if not rack.upstream:
         lines += [
+            f'  version: "{built["version"]}"',
+            f'  package_revision: "{built["package_revision"]}"',
             f"  image_repository: {mirror}:5000",
             "  repo:",
             f"    url: http://{mirror}/apt/kubernetes/",
             f"    key_url: http://{mirror}/keys/kubernetes.asc",
-            f"    key_sha256: {artifacts.key_sha256}",
-            "  # This kernel has no br_netfilter, and kubeadm 1.20 does not know Linux 6.",
+            f"    key_sha256: {built['key_sha256']}",
+            "  # This kernel may lack br_netfilter, and kubeadm 1.20 does not know Linux 6.",
             "  ignore_preflight_errors:",
             "    - SystemVerification",
             "    - FileContent--proc-sys-net-bridge-bridge-nf-call-iptables",

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,7 +70,7 @@ def remove_tree(directory: Path) -> None:
     mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for target in sorted((m for m in mounted if m.startswith(prefix)), reverse=True):
         host.run(["umount", "--lazy", target], step=f"letting go of {target}")
-    shutil.rmtree(directory, ignore_errors=True)
+    shutil.rmtree(directory)
 
 
 @dataclass
@@ -125,7 +125,8 @@ class Store:
         host.remove_containers([self.label(name)])  # of a build that was killed
         self.log(name).unlink(missing_ok=True)
         for left in self.cache.glob(f".{name}-*.partial"):
-            remove_tree(left)
+            with suppress(OSError):  # still being written to; the next build finds it
+                remove_tree(left)
         # A name of its own: what a killed build started may take a moment to end.
         partial = self.cache / f".{target.name}-{os.getpid()}.partial"
         partial.mkdir()

@@ -66,7 +66,7 @@ class Lab:
         return self.rack.node(name)
 
     def plug(self, name: str) -> Node:
-        lifecycle.plug(self.rack, CACHE, name, self.progress)
+        lifecycle.plug(self.rack, name, self.progress)
         return self.rack.node(name)
 
     def take_away(self, name: str) -> None:
