@@ -19,6 +19,9 @@ NO_ANSWER = "the node stopped answering"
 _TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
 _KEY_BLOCK = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
 _TRACEBACK = "Traceback (most recent call last)"
+_RAISED = re.compile(
+    r"(?P<salt>salt\.exceptions\.)?(?:\w+\.)*(?P<name>\w*(?:Error|Exception|Exit)): "
+)
 # What Salt says of a state that did not run because another one failed: never the cause.
 _FOLLOWED = ("One or more requisite failed", "State was not run because")
 
@@ -47,16 +50,18 @@ def plain(text: Any, limit: int = LONGEST) -> str:
     """
     line = _KEY_BLOCK.sub("<key>", str(text))
     if _TRACEBACK in line:
-        line = _last_line(line)
+        line = _last_words(line)
     line = _TOKEN.sub("<token>", line)
     line = " ".join("".join(char if char.isprintable() else " " for char in line).split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
-def _last_line(trace: str) -> str:
-    """Return the line of a traceback that says what happened, without the exception's path."""
-    lines = [line.strip() for line in trace.splitlines() if line.strip()]
-    return re.sub(r"^[\w.]+\.(\w+(?:Error|Exception|Exit)\b)", r"\1", lines[-1]) if lines else ""
+def _last_words(trace: str) -> str:
+    """Return what a traceback ends with: the exception, for Salt's own ones without its name."""
+    lines = [line for line in trace.splitlines() if line.strip()]
+    raised = [number for number, line in enumerate(lines) if _RAISED.match(line)]
+    words = " ".join(lines[raised[-1] :] if raised else lines[-1:])
+    return _RAISED.sub(lambda found: "" if found["salt"] else f"{found['name']}: ", words, count=1)
 
 
 def read(returned: Any, node: str) -> Outcome:
@@ -120,7 +125,8 @@ def states(returned: Any) -> str:
     broken = [chunk for chunk in _in_order(returned) if chunk.get("result") is False]
     causes = [c for c in broken if not str(c.get("comment", "")).startswith(_FOLLOWED)]
     for chunk in causes or broken:
-        return plain(f"{chunk.get('__id__', chunk.get('name', '?'))}: {chunk.get('comment', '')}")
+        name = chunk.get("__id__", chunk.get("name", "?"))
+        return plain(f"{name}: {plain(chunk.get('comment', ''))}")
     return ""
 
 

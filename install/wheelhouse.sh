@@ -11,13 +11,12 @@
 # salt.lock comes last and by rename: while it is missing or names another source, DIR is not complete,
 # and another run goes on. A complete DIR is left alone, with no network. Files of older locks stay,
 # since a card written earlier may still ask for them. Without options: what DIR is for already, else
-# Python 3.11 and 3.13 (Raspberry Pi OS Bookworm and Trixie) on machines like this one.
+# Python 3.11 and 3.13 (Raspberry Pi OS Bookworm and Trixie) and this system's, for machines like this.
 set -euo pipefail
 shopt -s nullglob
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 MARK="# saltberry wheelhouse" # begins the line of DIR/salt.lock that says what it was made from
-DEFAULT_PYTHONS=(3.11 3.13)
 BUILD_TOOLS=(setuptools packaging looseversion)
 # Zip entries carry a time; with a fixed one the same tools build the same wheel.
 export SOURCE_DATE_EPOCH=1704067200
@@ -70,6 +69,14 @@ parse_args() {
 # What DIR/salt.lock was made from and for: "<sha256 of the lock> 3.11-aarch64 …", or nothing.
 made_from() { sed -n "s/^$MARK: //p" "$DIR/salt.lock" 2>/dev/null || true; }
 
+# Bookworm's and Trixie's, and this machine's own: nfs1 installs from DIR too.
+default_pythons() {
+    local python
+    PYTHONS=(3.11 3.13)
+    python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    [[ ! $python =~ ^3\.1[1-3]$ ]] || PYTHONS+=("$python")
+}
+
 # Set TARGETS to "<python>-<arch>" words: what was asked for, or what DIR has, or the default.
 choose_targets() {
     local source have arch python
@@ -78,7 +85,7 @@ choose_targets() {
     TARGETS=()
     if [[ $have == "$source "* ]]; then read -ra TARGETS <<<"${have#* }"; fi
     if ((${#TARGETS[@]} == 0 || ${#PYTHONS[@]} + ${#ARCHES[@]} > 0)); then
-        ((${#PYTHONS[@]})) || PYTHONS=("${DEFAULT_PYTHONS[@]}")
+        ((${#PYTHONS[@]})) || default_pythons
         ((${#ARCHES[@]})) || ARCHES=("$(arch_here)")
         for arch in "${ARCHES[@]}"; do
             for python in "${PYTHONS[@]}"; do TARGETS+=("$python-$arch"); done

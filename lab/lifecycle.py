@@ -33,6 +33,7 @@ from lab.rack import (
 FIRST_NODES = (CONTROL_PLANE, "pi-01")
 # Far beyond what a busy machine needs; the reason is shown while one waits.
 READY_SECONDS = 900
+STAGES = ("card", "boot", "install", "sync", "preflight", "states", "join", "network", "ready")
 KUBECTL = ("kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf")
 
 
@@ -236,8 +237,9 @@ def stages(rack: Rack, entry: dict[str, Any]) -> dict[str, float]:
         stage: value for stage, value in _marks(rack, entry["id"]).items() if stage != "plugged"
     }
     total = marks.pop("total", None)
-    joined = {**marks, **(entry.get("seconds") or {})}
-    return {**joined, "in all": total} if total else joined
+    found = {**marks, **(entry.get("seconds") or {})}
+    ordered = {stage: found[stage] for stage in STAGES if stage in found}
+    return {**ordered, "in all": total} if total else ordered
 
 
 def clean(cache: Path, progress: Progress) -> None:
@@ -280,9 +282,10 @@ def _name_in_pillar(rack: Rack, name: str, role: str) -> None:
 
 
 def _set_apt_source(rack: Rack, node: Node, mirror: str) -> None:
-    """Point apt to the mirror; a rack with internet keeps Debian's own."""
-    if not rack.upstream:
-        node.write("/etc/apt/sources.list", rack.apt_source.replace("@MIRROR@", mirror) + "\n")
+    """Point apt to the mirror; a rack with internet gets Debian's own and a name server."""
+    node.write("/etc/apt/sources.list", rack.apt_source.replace("@MIRROR@", mirror) + "\n")
+    if rack.upstream:
+        node.write("/etc/resolv.conf", Path("/etc/resolv.conf").read_text())
 
 
 def _stream(node: Node, argv: list[str], say: Any) -> None:

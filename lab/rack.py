@@ -108,7 +108,7 @@ class Rack:
                 subnet=_free_subnet(),
                 image=image,
                 upstream=upstream,
-                apt_source=built.apt_source("@MIRROR@"),
+                apt_source=built.debian_sources if upstream else built.apt_source("@MIRROR@"),
                 kubernetes={
                     "version": built.kubernetes_version,
                     "package_revision": built.package_revision,

@@ -157,7 +157,7 @@ def newer(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same folder after an update of the lock; not to be changed."""
     folder = tmp_path_factory.mktemp("newer")
     shutil.copytree(wheels, folder / "wheels")
-    done = Index(folder / "packages", version="1.1").fill(folder / "wheels")
+    done = Index(folder / "packages", version="1.1").fill(folder / "wheels", "--arch", "auto")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "wheels"
 

@@ -90,6 +90,12 @@ def test_fetches_only_what_is_missing(wheels: Path, tmp_path: Path, index: Index
     assert "3.13-aarch64" in lock
 
 
+def test_default_pythons_and_the_machines_own(newer: Path) -> None:
+    lock = (newer / "salt.lock").read_text()
+    for version in ("3.11", "3.13", HERE):
+        assert f" {version}-" in lock
+
+
 def test_new_lock_keeps_the_old_wheels(newer: Path) -> None:
     """A card written yesterday still asks for them."""
     assert (newer / "salt-1.1-py3-none-any.whl").exists()

@@ -128,16 +128,24 @@ def test_a_runner_stage_gives_its_reason() -> None:
 
 def test_a_traceback_is_reduced_to_what_happened() -> None:
     failed = chunk("join", 3, False, changes={"return": TRACE})
-    assert (
-        outcome.read(orchestration(failed), NODE).reason == "SaltClientError: the master went away"
-    )
+    assert outcome.read(orchestration(failed), NODE).reason == "the master went away"
+
+
+def test_an_exception_in_a_state_keeps_the_state_and_all_lines_of_the_message() -> None:
+    trace = TRACE + "give it a minute\n"
+    returned = {
+        "x": {"__id__": "joined", "result": False, "comment": f"An exception occurred: {trace}"}
+    }
+    assert outcome.states(returned) == "joined: the master went away give it a minute"
+    broken = trace.replace("salt.exceptions.SaltClientError", "KeyError")
+    assert outcome.plain(broken) == "KeyError: the master went away give it a minute"
 
 
 @pytest.mark.parametrize(
     ("returned", "reason"),
     [
         ({"return": {"data": {"m": ["No matching sls found for 'orch.join'"]}}}, "No matching sls"),
-        ({"return": TRACE, "success": False}, "SaltClientError: the master went away"),
+        ({"return": TRACE, "success": False}, "the master went away"),
         ({"return": None}, "the orchestration returned nothing"),
         ({"return": {"data": {}}}, "the orchestration returned nothing"),
     ],

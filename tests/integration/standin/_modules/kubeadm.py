@@ -82,7 +82,7 @@ def join():
     if slow.exists():
         time.sleep(float(slow.read_text()))
     if (STANDIN / f"join-fails-{_id()}").exists():
-        raise CommandExecutionError("the API server has another CA\nTraceback: not for people")
+        raise CommandExecutionError("the API server has another CA\nand says more")
     _register()
     return True
 
