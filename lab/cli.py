@@ -174,8 +174,7 @@ def _logs(arguments: argparse.Namespace, progress: Progress) -> int:
     ]
     if node.running():
         return subprocess.call(node.command(["journalctl", *flags]))
-    with node.card() as card:
-        return subprocess.call(["journalctl", "-D", str(card / "var/log/journal"), *flags])
+    return subprocess.call(["journalctl", "-D", str(node.journal()), *flags])
 
 
 def _down(arguments: argparse.Namespace, progress: Progress) -> None:

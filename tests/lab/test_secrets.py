@@ -129,15 +129,20 @@ def test_the_join_file_is_for_root_alone_while_it_lives(lab: Lab, pi: str) -> No
 
 
 def test_the_token_is_gone_when_the_join_failed(lab: Lab, pi: str) -> None:
-    # kubelet's own data directory is made a file: preflight passes, `kubeadm join` can't.
+    # A stray manifest: nothing of ours looks there, kubeadm's own checks refuse to join over it.
     lab.master.run("systemctl", "stop", "saltberry-reconcile.path", "saltberry-reconcile.timer")
     try:
         node = lab.plug(pi)
         lab.wait(f"{pi} answering", lambda: lab.salt(pi, "test.ping").get(pi) is True, 300)
-        node.run("sh", "-c", "mkdir -p /etc/kubernetes && touch /etc/kubernetes/manifests")
+        node.run(
+            "sh",
+            "-c",
+            "mkdir -p /etc/kubernetes/manifests && touch /etc/kubernetes/manifests/stray.yaml",
+        )
         lab.run("rack.reconcile")
         entry = lab.status(pi)
-        assert not entry["joined"] and entry["reason"], entry
+        assert not entry["joined"], entry
+        assert "manifests is not empty" in entry["reason"], entry
         assert not _live_tokens(lab)
     finally:
         lab.master.run(
