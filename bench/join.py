@@ -95,7 +95,7 @@ def leave(rack: Rack) -> None:
     control.run(*lifecycle.KUBECTL, "delete", "node", NODE, "--ignore-not-found")
     node.run("kubeadm", "reset", "-f", check=False)
     node.run("rm", "-rf", CONFLIST, "/etc/saltberry/routes.batch")
-    node.run("sh", "-c", "ip route flush proto 99; ip link del cni0 2>/dev/null; true")
+    node.run("sh", "-c", "ip route flush proto 83; ip link del cni0 2>/dev/null; true")
 
 
 def join_ours(rack: Rack) -> float:

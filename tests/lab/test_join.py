@@ -162,12 +162,12 @@ def test_routes_follow_nodes_that_come_and_go(lab: Lab, pi: str) -> None:
 
 def test_routes_and_pods_are_back_after_a_power_cut(lab: Lab) -> None:
     node = lab.node("pi-01")
-    before = set(node.run("ip", "route", "show", "proto", "99").stdout.split("\n")) - {""}
+    before = set(node.run("ip", "route", "show", "proto", "83").stdout.split("\n")) - {""}
     assert before
     node.power_cut()
     node.power_on()
     lab.wait_ready("pi-01")
     lab.wait(
         "the same routes",
-        lambda: before <= set(node.run("ip", "route", "show", "proto", "99").stdout.split("\n")), 120,
+        lambda: before <= set(node.run("ip", "route", "show", "proto", "83").stdout.split("\n")), 120,
     )  # fmt: skip

@@ -1,0 +1,95 @@
+"""What goes wrong in a join ends in its own plain words, and the next look mends what can be mended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from tests.lab.conftest import Lab
+
+UNITS = ("saltberry-reconcile.path", "saltberry-reconcile.timer")
+FOREIGN = """
+set -e
+mkdir -p /etc/kubernetes /tmp/foreign
+cd /tmp/foreign
+openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=elsewhere 2>/dev/null
+cat >/etc/kubernetes/kubelet.conf <<CONF
+apiVersion: v1
+kind: Config
+clusters:
+- name: elsewhere
+  cluster:
+    certificate-authority-data: $(base64 -w0 ca.crt)
+    server: https://192.0.2.1:6443
+contexts:
+- name: elsewhere
+  context: {cluster: elsewhere, user: node}
+current-context: elsewhere
+users:
+- name: node
+  user: {}
+CONF
+sha256sum /etc/kubernetes/kubelet.conf
+"""
+
+
+@contextlib.contextmanager
+def reconcile_by_hand(lab: Lab) -> Iterator[None]:
+    """No event and no timer starts a reconcile meanwhile."""
+    lab.master.run("systemctl", "stop", *UNITS)
+    try:
+        yield
+    finally:
+        lab.master.run("systemctl", "start", *UNITS, check=False)
+
+
+def _plugged(lab: Lab, name: str) -> None:
+    lab.plug(name)
+    lab.wait(f"{name} answering", lambda: lab.salt(name, "test.ping").get(name) is True, 300)
+
+
+def test_member_of_another_cluster_is_refused_and_left_as_it_is(lab: Lab, pi: str) -> None:
+    with reconcile_by_hand(lab):
+        _plugged(lab, pi)
+        before = lab.node(pi).run("sh", "-c", FOREIGN).stdout
+        lab.run("rack.reconcile")
+        entry = lab.status(pi)
+        assert not entry["joined"] and not entry["ready"], entry
+        assert "another cluster" in entry["reason"], entry
+        assert lab.node(pi).run("sha256sum", "/etc/kubernetes/kubelet.conf").stdout in before
+        # The remedy that the message gives, then it joins.
+        assert "kubeadm.reset" in entry["reason"], entry
+        lab.salt(pi, "kubeadm.reset", "force=True")
+        lab.run("rack.retry", pi)
+        lab.run("rack.reconcile")
+    lab.wait_ready(pi)
+
+
+def test_api_server_out_of_reach_is_said_and_mended_when_it_is_back(lab: Lab, pi: str) -> None:
+    with reconcile_by_hand(lab):
+        _plugged(lab, pi)
+        # The packages first: with them comes iptables.
+        done = lab.salt(pi, "state.apply")[pi]
+        assert not {
+            key: found["comment"] for key, found in done.items() if found["result"] is False
+        }
+        wall = (
+            "OUTPUT",
+            "-p",
+            "tcp",
+            "-d",
+            lab.control_plane.ip,
+            "--dport",
+            "6443",
+            "-j",
+            "REJECT",
+        )
+        lab.node(pi).run("iptables", "-I", *wall)
+        lab.run("rack.reconcile")
+        entry = lab.status(pi)
+        assert not entry["joined"], entry
+        assert "6443" in entry["reason"] or "API server" in entry["reason"], entry
+        lab.node(pi).run("iptables", "-D", *wall)
+        lab.run("rack.retry", pi)
+        lab.run("rack.reconcile")
+    lab.wait_ready(pi)
