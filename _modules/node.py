@@ -47,7 +47,9 @@ _SWAP_UNITS = ("dphys-swapfile.service", "zramswap.service")
 # Raspberry Pi OS Trixie: a generator that makes swap units at boot, told by drop-ins.
 _RPI_SWAP_GENERATOR = "usr/lib/systemd/system-generators/rpi-swap-generator"
 _RPI_SWAP_DROPIN = "etc/rpi/swap.conf.d/90-saltberry.conf"
-_RPI_SWAP_TEXT = "# Written by Salt: kubelet refuses to start beside swap.\n[Main]\nMechanism=none\n"
+_RPI_SWAP_TEXT = (
+    "# Written by Salt: kubelet refuses to start beside swap.\n[Main]\nMechanism=none\n"
+)
 
 # systemd's zram-generator takes the first of these that exists.
 _ZRAM_CONFIGS = (
@@ -426,8 +428,7 @@ def modules_missing(names: Sequence[str]) -> list[str]:
     return [
         name
         for name in names
-        if not _at(f"sys/module/{name.replace('-', '_')}").exists()
-        and f"/{name}.ko" not in builtin
+        if not _at(f"sys/module/{name.replace('-', '_')}").exists() and f"/{name}.ko" not in builtin
     ]
 
 

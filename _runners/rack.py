@@ -793,6 +793,8 @@ def _join(node: str) -> bool:
     pub = _public_key(node)
     # The file is as old as the look that started this; asking again would cost a second or two.
     if node in _known_cluster().get("nodes", {}) and _is_member(node):
+        # An attempt that was cut off after the join has left its token behind.
+        _revoke(control_plane, node)
         return False
     ttl = (rack.pillar.get("kubernetes") or {}).get("ticket_ttl", 600)
     try:

@@ -50,9 +50,7 @@ def hostname(name: str) -> dict[str, Any]:
     """
     ret = _ret(name)
     have = __salt__["node.hostname"]()
-    changes = {
-        when: {"old": value, "new": name} for when, value in have.items() if value != name
-    }
+    changes = {when: {"old": value, "new": name} for when, value in have.items() if value != name}
     if not changes:
         ret["comment"] = f"the node is called {name}"
         return ret
@@ -81,9 +79,7 @@ def hosts(name: str, entries: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     changes = {"diff": __utils__["conffiles.diff"](old, new)}
     if __opts__["test"]:
         return _would(ret, changes, f"{name} would be changed")
-    return _do(
-        ret, changes, f"{name} was changed", lambda: __utils__["conffiles.write"](name, new)
-    )
+    return _do(ret, changes, f"{name} was changed", lambda: __utils__["conffiles.write"](name, new))
 
 
 def swap_off(name: str) -> dict[str, Any]:
@@ -300,14 +296,14 @@ def salt_config(name: str, source: str) -> dict[str, Any]:
         return ret
     old = __utils__["conffiles.read"](name)
     if new is None or new == old:
-        ret["comment"] = f"{name} is as shipped" if new else f"{name} is not this project's to write"
+        ret["comment"] = (
+            f"{name} is as shipped" if new else f"{name} is not this project's to write"
+        )
         return ret
     changes = {"diff": __utils__["conffiles.diff"](old, new)}
     if __opts__["test"]:
         return _would(ret, changes, f"{name} would be changed")
-    return _do(
-        ret, changes, f"{name} was changed", lambda: __utils__["conffiles.write"](name, new)
-    )
+    return _do(ret, changes, f"{name} was changed", lambda: __utils__["conffiles.write"](name, new))
 
 
 def left_cluster(name: str) -> dict[str, Any]:

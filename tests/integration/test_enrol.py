@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,13 @@ def mirror_dir(master: SaltMaster, workspace: Path) -> Iterator[Path]:
     )
     yield wheels.parent
     conf.write_text(before, encoding="utf-8")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shipped(checkout: Path) -> None:
+    """What a card carries, in the checkout of the master."""
+    for name in ("install", "etc"):
+        shutil.copytree(REPO / name, checkout / name, dirs_exist_ok=True)
 
 
 @pytest.fixture

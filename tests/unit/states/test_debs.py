@@ -40,7 +40,9 @@ class Dpkg:
 
     def query(self, argv: list[str]) -> tuple[int, str]:
         names = argv[argv.index("--") + 1 :]
-        rows = [f"{name} {' '.join(self.database[name])}" for name in names if name in self.database]
+        rows = [
+            f"{name} {' '.join(self.database[name])}" for name in names if name in self.database
+        ]
         return int(len(rows) < len(names)), "\n".join(rows)
 
     def apt(self, argv: list[str]) -> tuple[int, str]:

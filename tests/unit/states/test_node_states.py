@@ -147,9 +147,7 @@ def test_swap_that_stays_on_is_no_success(root: Path, system: System) -> None:
     assert "/dev/sda5" in ret["comment"]
 
 
-def test_kernel_modules_and_settings_on_a_machine(
-    root: Path, apply: Apply, system: System
-) -> None:
+def test_kernel_modules_and_settings_on_a_machine(root: Path, apply: Apply, system: System) -> None:
     run = system.run_all
 
     def run_all(argv: list[str], **kwargs: Any) -> dict[str, Any]:

@@ -114,7 +114,9 @@ HEAD = "127.0.0.1\tlocalhost\n::1\t\tlocalhost ip6-localhost ip6-loopback\n\n"
             id="comments and nonsense stay",
         ),
         pytest.param(
-            f"# BEGIN saltberry: of old\n1.2.3.4 gone\n# END saltberry\n{HEAD}", HEAD, id="old block"
+            f"# BEGIN saltberry: of old\n1.2.3.4 gone\n# END saltberry\n{HEAD}",
+            HEAD,
+            id="old block",
         ),
         pytest.param(f"{HEAD}# BEGIN saltberry\n1.2.3.4 gone\n", HEAD, id="block cut off"),
     ],
