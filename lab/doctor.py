@@ -23,6 +23,8 @@ PACKAGES = {
 }
 # crun refuses the hybrid cgroup layout ("cgroups in hybrid mode not supported"); runc runs on all.
 RUNTIME = {"runc": "runc"}
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_INSTANCES = 1024
 DISK_GIB = 20
 MEMORY_GIB = 6
 RELEASES = {("debian", "12"), ("debian", "13"), ("ubuntu", "24.04")}
@@ -45,6 +47,13 @@ def missing_packages() -> list[str]:
         if not there:
             found.append(package)
     return found
+
+
+def raise_limits() -> None:
+    """Give the nodes inotify handles: each systemd and kubelet holds some, and the usual 128 are
+    used up by a dozen nodes, which then die while they boot. Lasts until this machine restarts."""
+    if int(INOTIFY.read_text()) < INOTIFY_INSTANCES:
+        INOTIFY.write_text(f"{INOTIFY_INSTANCES}\n")
 
 
 def install_packages() -> None:
@@ -136,6 +145,15 @@ def _memory(_: Path) -> Iterator[Finding]:
         )
 
 
+def _handles(_: Path) -> Iterator[Finding]:
+    if int(INOTIFY.read_text()) < INOTIFY_INSTANCES:
+        yield Finding(
+            False,
+            f"fs.inotify.max_user_instances is {INOTIFY.read_text().strip()}, enough for about ten nodes",
+            f"`./rack up` sets it until the next restart: sysctl fs.inotify.max_user_instances={INOTIFY_INSTANCES}",
+        )
+
+
 def _overlay(_: Path) -> Iterator[Finding]:
     if "overlay" not in Path("/proc/filesystems").read_text():
         yield Finding(True, "the kernel has no overlay file system", "`modprobe overlay`")
@@ -174,4 +192,4 @@ def _source(_: Path) -> Iterator[Finding]:
         )
 
 
-CHECKS = (_root, _release, _packages, _room, _memory, _overlay, _firewall, _source)
+CHECKS = (_root, _release, _packages, _room, _memory, _handles, _overlay, _firewall, _source)

@@ -49,6 +49,7 @@ def prepare(cache: Path, progress: Progress, upstream: bool = False) -> Artifact
     if doctor.missing_packages():
         with progress.step(f"installing {', '.join(doctor.missing_packages())}"):
             doctor.install_packages()
+    doctor.raise_limits()
     return artifacts.ensure(cache, progress, upstream=upstream)
 
 

@@ -140,6 +140,11 @@ class Node:
             state = done.stdout.strip() or done.stderr.strip()
             if state in ("running", "degraded"):
                 return
+            if done.returncode > 100 and not self.running():
+                raise PodmanError(
+                    f"{self.id} died while it booted: the machine that carries it is out of something "
+                    "(`./rack doctor` knows the usual limits)"
+                )
             time.sleep(0.2)
         raise PodmanError(f"{self.id} did not boot within {seconds:.0f} s: systemd says {state!r}")
 
