@@ -6,7 +6,7 @@
   a restarted master and a node that lost power all come down to "run it again".
 * :func:`wake` is all that the reactor calls: it asks for a reconcile and returns.
 * :func:`status`, :func:`validate` and :func:`retry` are for people.
-* :func:`join`, :func:`network` and :func:`ready` are stages of ``salt/orch/join.sls``.
+* :func:`sync`, :func:`join`, :func:`network` and :func:`ready` are stages of ``salt/orch/join.sls``.
 
 A minion's id is the minion's word, and Salt hardly checks it. An id that is no plain host name is
 never passed on; all others go to Salt as an exact list, never as a glob.
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import logging
 import os
@@ -34,7 +35,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,24 @@ __opts__: dict[str, Any]
 __salt__: dict[str, Callable[..., Any]]
 __utils__: dict[str, Callable[..., Any]]
 __context__: dict[str, Any]
+
+
+def _beside(name: str) -> ModuleType:
+    """Load a module of this folder. Salt's loader leaves names with _ alone, and has no place for
+    code that only the master needs: what is in ``_utils/`` goes to every minion."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"saltberry{name}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be loaded; is the checkout complete?")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_attempts = _beside("_attempts")
+_outcome = _beside("_outcome")
+_rackplan = _beside("_rackplan")
+_workers = _beside("_workers")
 
 # Seconds. A node that does not answer a look within ANSWER is asked once more whether it is still
 # at it, for as long again. A long job is asked after every POLL seconds, for GATHER seconds: a node
@@ -62,6 +81,9 @@ POD_NETWORK_WAIT = 60
 # Made anew at every start of a node, also of a container: tells one start from the next.
 BOOT_MARK = "/run/systemd/private"
 SETTLE = "(settle)"  # the job that does the rest of the rack; no host name, so no node's id
+
+# The kinds of modules that this project has
+SYNC = ["saltutil.sync_utils", "saltutil.sync_modules", "saltutil.sync_states"]
 
 EVENT = "saltberry/node/{}/{}"
 # What Salt calls its lists of keys. An id may be in two of them (a second key for an accepted id is
@@ -122,18 +144,18 @@ def _take(handle: int, wait: bool) -> bool:
     return False
 
 
-def _attempts() -> dict[str, dict[str, Any]]:
-    return __utils__["attempts.load"](_state("attempts.json"))
+def _book() -> dict[str, dict[str, Any]]:
+    return _attempts.load(_state("attempts.json"))
 
 
-def _edit_attempts(
+def _edit_book(
     change: Callable[[dict[str, dict[str, Any]]], None],
 ) -> dict[str, dict[str, Any]]:
     """Change the record of attempts: read, change, write, with nobody in between."""
     with _lock("attempts.lock", wait=True):
-        book = _attempts()
+        book = _book()
         change(book)
-        __utils__["attempts.write_json"](_state("attempts.json"), book)
+        _attempts.write_json(_state("attempts.json"), book)
     return book
 
 
@@ -169,7 +191,7 @@ def _rack() -> Any:
     if problems:
         raise _Refused(problems)
     if errors:
-        raise _Refused([__utils__["outcome.plain"](error) for error in errors])
+        raise _Refused([_outcome.plain(error) for error in errors])
     return __utils__["rackspec.load"](pillar)
 
 
@@ -274,24 +296,36 @@ def _call(node: str, function: str, kwargs: Mapping[str, Any], limit: float = LI
     """
     for _, returned, code in _asked([node], function, kwargs, poll=POLL, limit=limit):
         if code:
-            raise _Failed(__utils__["outcome.answer"](returned))
+            raise _Failed(_outcome.answer(returned))
         return returned
     raise _Failed(f"{node} does not answer")
 
 
+def _apply_on(
+    nodes: Iterable[str], sls: str, pillar: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Apply one SLS on some minions at once, on each after whatever states run there now.
+
+    Returns:
+        For every id why it failed, "" where it did not.
+    """
+    kwargs = {"mods": sls, "queue": True, **({"pillar": dict(pillar)} if pillar else {})}
+    problems = {node: f"{node} does not answer" for node in nodes}
+    for node, returned, code in _asked(problems, "state.apply", kwargs, poll=POLL):
+        problem = _outcome.states(returned)
+        problems[node] = problem or (f"{sls} ended with code {code}" if code else "")
+    return problems
+
+
 def _apply(node: str, sls: str, pillar: Mapping[str, Any] | None = None) -> None:
-    """Apply one SLS on one minion, after whatever states run there now.
+    """Apply one SLS on one minion.
 
     Raises:
         _Failed: no answer, or a state failed.
     """
-    kwargs = {"mods": sls, "queue": True, **({"pillar": dict(pillar)} if pillar else {})}
-    for _, returned, code in _asked([node], "state.apply", kwargs, poll=POLL):
-        problem = __utils__["outcome.states"](returned)
-        if problem or code:
-            raise _Failed(problem or f"{sls} ended with code {code}")
-        return
-    raise _Failed(f"{node} does not answer")
+    problem = _apply_on([node], sls, pillar)[node]
+    if problem:
+        raise _Failed(problem)
 
 
 def _cluster_now(
@@ -334,7 +368,7 @@ def _refresh_cluster(rack: Any) -> Any:
                 },
             }
             if known != _known_cluster():
-                __utils__["attempts.write_json"](_state("cluster.json"), known, mode=0o644)
+                _attempts.write_json(_state("cluster.json"), known, mode=0o644)
     return nodes
 
 
@@ -404,7 +438,7 @@ class _Reconcile:
     def __init__(self) -> None:
         self.results: dict[str, str] = {}
         self.ended: dict[str, str] = {}
-        self.jobs = __utils__["workers.make"]()
+        self.jobs = _workers.Workers()
         self.unsettled = True
         self.unsure: list[str] = []
         self.steps: list[float] = []
@@ -468,7 +502,7 @@ class _Reconcile:
         nodes = _refresh_cluster(rack) if control_plane in roles else None
         book = self._tidy(roles, nodes)
         paused = [name for name, record in book.items() if not _due(record)]
-        plan = __utils__["rackplan.plan"](roles, nodes, control_plane, paused)
+        plan = _rackplan.plan(roles, nodes, control_plane, paused)
         self._note(plan, book)
         self._start_nodes(plan, rack, book)
         self._start_settling(rack, roles, nodes)
@@ -491,7 +525,7 @@ class _Reconcile:
                     self.unsure.append(name)
                     self.unsettled = True
 
-        return _edit_attempts(change)
+        return _edit_book(change)
 
     def _note(self, plan: Mapping[str, Any], book: Mapping[str, Any]) -> None:
         """Write down how every node stands before anything is started."""
@@ -502,6 +536,8 @@ class _Reconcile:
             elif step.action == "later":
                 reason = book.get(name, {}).get("reason", "")
                 self.results[name] = ended or f"left alone for a while after: {reason}"
+            elif step.action == "outside":
+                self.results[name] = "no part of the cluster by its roles"
             elif name not in self.jobs:
                 self.results[name] = step.reason or "waiting for its turn"
 
@@ -512,7 +548,7 @@ class _Reconcile:
         for name, boot in _answering(wanted):
             answered.add(name)
             before = book.get(name, {})
-            record = __utils__["attempts.restarted"](before, boot, self.steps)
+            record = _attempts.restarted(before, boot, self.steps)
             if name in self.jobs:
                 if record != before:
                     self.jobs.stop(name, "it was switched off and on again in the middle")
@@ -532,16 +568,16 @@ class _Reconcile:
         def change(book: dict[str, dict[str, Any]]) -> None:
             book[name] = dict(record)
 
-        _edit_attempts(change)
+        _edit_book(change)
 
     def _start(self, name: str, record: Mapping[str, Any], action: str, rack: Any) -> None:
         """Start on one node; its record is written first, worded as if we were cut off now."""
-        self._record(name, __utils__["attempts.started"](record, time.time(), self.steps))
+        self._record(name, _attempts.started(record, time.time(), self.steps))
         log.info("%s: %s", name, action)
         self.results[name] = "started"
         task = {
             "node": name,
-            "role": __utils__["rackplan.member_role"](rack.roles(name)),
+            "role": _rackplan.member_role(rack.roles(name)),
             "control_plane": rack.control_planes[0],
         }
         self.jobs.start(name, _orchestrate, dict(__opts__), task, limit=LIMIT)
@@ -565,9 +601,9 @@ class _Reconcile:
         outcome = done.result or SimpleNamespace(
             ok=False, stage="", reason=done.problem, seconds={}
         )
-        before = _attempts().get(done.name, {})
+        before = _book().get(done.name, {})
         if outcome.ok:
-            self._record(done.name, __utils__["attempts.succeeded"](before, outcome.seconds))
+            self._record(done.name, _attempts.succeeded(before, outcome.seconds))
             self._ended(done.name, f"ready after {done.seconds:.0f} s")
             _fire(done.name, "ready", {"seconds": done.seconds, "stages": outcome.seconds})
             log.info("%s: ready after %.0f s", done.name, done.seconds)
@@ -575,9 +611,7 @@ class _Reconcile:
         failure = {"stage": outcome.stage, "reason": outcome.reason}
         self._record(
             done.name,
-            __utils__["attempts.failed"](
-                before, time.time(), self.steps, seconds=outcome.seconds, **failure
-            ),
+            _attempts.failed(before, time.time(), self.steps, seconds=outcome.seconds, **failure),
         )
         stage = f"{outcome.stage}: " if outcome.stage else ""
         self._ended(done.name, f"failed: {stage}{outcome.reason}")
@@ -592,7 +626,7 @@ class _Reconcile:
             log.warning("%s", problem)
             self.results[SETTLE] = problem
         for name in result.freed:
-            self._record(name, __utils__["attempts.succeeded"](_attempts().get(name, {})))
+            self._record(name, _attempts.succeeded(_book().get(name, {})))
 
     def _ended(self, name: str, text: str) -> None:
         self.ended[name] = self.results[name] = text
@@ -601,7 +635,7 @@ class _Reconcile:
         """Have systemd ask again when the first pause ends."""
         # A pause that is over is of a node that does not answer: it asks for a look when it is back.
         now = time.time()
-        ends = [float(record.get("next", 0)) for record in _attempts().values()]
+        ends = [float(record.get("next", 0)) for record in _book().values()]
         pauses = [end - now for end in ends if end > now]
         if pauses:
             _wake_in(max(1.0, min(pauses)))
@@ -612,7 +646,7 @@ def _leave(signum: int, frame: Any) -> None:
 
 
 def _due(record: Mapping[str, Any]) -> bool:
-    return __utils__["attempts.due"](record, time.time())
+    return _attempts.due(record, time.time())
 
 
 def _answering(nodes: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -672,7 +706,7 @@ def _orchestrate(opts: dict[str, Any], task: dict[str, Any]) -> Any:
             print_event=False,
             full_return=True,
         )
-    return SimpleNamespace(**__utils__["outcome.read"](returned, task["node"])._asdict())
+    return SimpleNamespace(**_outcome.read(returned, task["node"])._asdict())
 
 
 def _settle(rack: Any, members: list[str], unsure: list[str]) -> Any:
@@ -703,8 +737,9 @@ def _settle(rack: Any, members: list[str], unsure: list[str]) -> Any:
         for name in unsure
         if done(f"the join token of {name}", partial(_revoke, control_plane, name))
     ]
-    for name in _stale_routes(rack, members):
-        done(f"the routes of {name}", partial(_apply, name, "cni"))
+    stale = _stale_routes(rack, members)
+    told = _apply_on(stale, "cni")
+    problems += [f"the routes of {name}: {problem}" for name, problem in told.items() if problem]
     done("the admin's kubeconfig", partial(_hand_over_kubeconfig, rack))
     return SimpleNamespace(problems=problems, freed=freed)
 
@@ -758,11 +793,39 @@ def _staged(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return {"ok": True, **work()}
     except _Refused as exc:
-        reason = __utils__["outcome.plain"](exc)
+        reason = _outcome.plain(exc)
     except _Failed as exc:
         reason = str(exc)
     __context__["retcode"] = 1
     return {"ok": False, "reason": reason}
+
+
+def sync(node: str) -> dict[str, Any]:
+    """Bring one node's copy of our modules up to date: the first stage of ``orch.join``.
+
+    Only the kinds that there are, in one job: ``saltutil.sync_all`` asks the master for eighteen,
+    which takes two to three times as long.
+
+    node
+        Its id.
+
+    Returns ``{"ok": True, "changed": [...]}`` or ``{"ok": False, "reason": "one plain line"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.sync pi-07
+    """
+    return _staged(lambda: {"changed": _sync(node)})
+
+
+def _sync(node: str) -> list[str]:
+    for _, returned, code in _asked([node], SYNC, poll=POLL):
+        if code or not isinstance(returned, dict):
+            raise _Failed(_outcome.answer(returned))
+        return sorted(name for kind in returned.values() for name in kind)
+    raise _Failed(_outcome.NO_ANSWER)
 
 
 def join(node: str) -> dict[str, Any]:
@@ -900,7 +963,7 @@ def status() -> Any:
     """
     document = _status()
     for_a_person = __opts__.get("fun") == "rack.status" and not __opts__.get("output")
-    return __utils__["rackplan.table"](document) if for_a_person else document
+    return _rackplan.table(document) if for_a_person else document
 
 
 def _status() -> dict[str, Any]:
@@ -920,12 +983,12 @@ def _status() -> dict[str, Any]:
             nodes, _ = _cluster_now(control_plane, STATUS_ANSWER, STATUS_LIMIT)
     with _lock("reconcile.lock", wait=False) as idle:
         working = not idle
-    rows = __utils__["rackplan.rows"](
+    rows = _rackplan.rows(
         keys=keys,
         roles=roles,
         refused=refused,
         nodes=nodes,
-        book=_attempts(),
+        book=_book(),
         last_known=_known_cluster().get("nodes", {}),
         control_plane=control_plane,
         working=working,
@@ -976,8 +1039,8 @@ def retry(node: str) -> dict[str, Any]:
 
     def change(book: dict[str, dict[str, Any]]) -> None:
         if node in book:
-            book[node] = __utils__["attempts.retry"](book[node])
+            book[node] = _attempts.retry(book[node])
 
-    _edit_attempts(change)
+    _edit_book(change)
     wake()
     return {"ok": True, "comment": f"{node} is tried again at the next look, which was asked for"}

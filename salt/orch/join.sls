@@ -5,11 +5,9 @@
 {%- set node = task["node"] %}
 
 sync:
-  salt.function:
-    - name: saltutil.sync_all
-    - tgt: [{{ node | json }}]
-    - tgt_type: list
-    - timeout: 60
+  salt.runner:
+    - name: rack.sync
+    - kwarg: {node: {{ node | json }}}
     - failhard: True
 
 preflight:

@@ -97,6 +97,11 @@ class Lab:
         )
         return json.loads(done.stdout)
 
+    def answers(self, name: str) -> bool:
+        """Whether the minion is there now."""
+        ping = ("salt", "--out=json", "--static", "-t", "5", "-L", name, "test.ping")
+        return f'"{name}": true' in self.master.run(*ping, check=False, timeout=120).stdout
+
     def run(self, *argv: str) -> Any:
         """`salt-run …` on the master; its return."""
         done = self.master.run("salt-run", "--out=json", *argv, check=False, timeout=900)
@@ -137,6 +142,5 @@ def pi(lab: Lab, request: pytest.FixtureRequest) -> Iterator[str]:
     try:
         yield name
     finally:
-        if not KEEP:
-            with contextlib.suppress(RackError):
-                lab.take_away(name)
+        with contextlib.suppress(RackError):
+            lab.take_away(name)

@@ -24,7 +24,7 @@ def test_test_mode_on_a_blank_node_tells_the_truth_and_touches_nothing(lab: Lab,
     lab.master.run("systemctl", "stop", *units)
     try:
         lab.plug(pi)
-        lab.wait(f"{pi} answering", lambda: lab.salt(pi, "test.ping").get(pi) is True, 300)
+        lab.wait(f"{pi} answering", lambda: lab.answers(pi), 300)
         lab.salt(pi, "saltutil.sync_all")
         before = _fingerprint(lab, pi)
         told = lab.salt(pi, "state.apply", "test=True")[pi]

@@ -72,7 +72,7 @@ def test_lost_start_event_is_caught_by_the_sweep(lab: Lab, pi: str) -> None:
     lab.master.run("systemctl", "stop", *stop)
     try:
         lab.plug(pi)
-        lab.wait(f"{pi} answering", lambda: lab.salt(pi, "test.ping").get(pi) is True, 300)
+        lab.wait(f"{pi} answering", lambda: lab.answers(pi), 300)
         lab.master.run("rm", "-f", "/run/saltberry/reconcile.request")
         time.sleep(10)
         assert not lab.is_ready(pi), "joined though every event was lost: this test tests nothing"
@@ -90,7 +90,7 @@ def test_lost_start_event_is_caught_by_the_sweep(lab: Lab, pi: str) -> None:
 
 def test_doubled_events_make_one_join(lab: Lab, pi: str) -> None:
     node = lab.plug(pi)
-    lab.wait(f"{pi} answering", lambda: lab.salt(pi, "test.ping").get(pi) is True, 300)
+    lab.wait(f"{pi} answering", lambda: lab.answers(pi), 300)
     for _ in range(5):
         node.run("salt-call", "event.send", f"salt/minion/{pi}/start", f'{{"id": "{pi}"}}')
     lab.wait_ready(pi)

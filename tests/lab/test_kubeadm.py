@@ -45,7 +45,7 @@ def reconcile_by_hand(lab: Lab) -> Iterator[None]:
 
 def _plugged(lab: Lab, name: str) -> None:
     lab.plug(name)
-    lab.wait(f"{name} answering", lambda: lab.salt(name, "test.ping").get(name) is True, 300)
+    lab.wait(f"{name} answering", lambda: lab.answers(name), 300)
 
 
 def test_member_of_another_cluster_is_refused_and_left_as_it_is(lab: Lab, pi: str) -> None:

@@ -133,7 +133,7 @@ def test_the_token_is_gone_when_the_join_failed(lab: Lab, pi: str) -> None:
     lab.master.run("systemctl", "stop", "saltberry-reconcile.path", "saltberry-reconcile.timer")
     try:
         node = lab.plug(pi)
-        lab.wait(f"{pi} answering", lambda: lab.salt(pi, "test.ping").get(pi) is True, 300)
+        lab.wait(f"{pi} answering", lambda: lab.answers(pi), 300)
         node.run(
             "sh",
             "-c",

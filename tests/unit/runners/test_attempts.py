@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saltberry_ext.utils import attempts
+from saltberry_ext.runners import _attempts as attempts
 
 STEPS = (15, 60, 300, 900)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from saltberry_ext.utils import outcome
+from saltberry_ext.runners import _outcome as outcome
 
 NODE = "pi-07"
 TRACE = """Exception occurred in runner rack.join: Traceback (most recent call last):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from saltberry_ext.utils import rackplan
+from saltberry_ext.runners import _rackplan as rackplan
 
 ROLES = {
     "cp1": ["control_plane"],

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saltberry_ext.utils import workers
+from saltberry_ext.runners import _workers as workers
 
 
 @pytest.fixture
 def jobs() -> Any:
-    made = workers.make()
+    made = workers.Workers()
     yield made
     made.stop_all("the test is over")
 
@@ -94,7 +94,7 @@ def test_jobs_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         import sys, time
         sys.path.insert(0, {str(folder)!r})
-        import workers
+        import _workers as workers
         from pathlib import Path
 
         def work():
@@ -104,7 +104,7 @@ def test_jobs_end_when_their_parent_is_killed(tmp_path: Path) -> None:
             finally:
                 Path({str(tmp_path / "cleaned")!r}).touch()
 
-        jobs = workers.make()
+        jobs = workers.Workers()
         jobs.start("a", work, limit=60)
         time.sleep(60)
     """)

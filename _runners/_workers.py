@@ -132,11 +132,6 @@ class Workers:
         return ended
 
 
-def make() -> Workers:
-    """Return an empty set of jobs (Salt's loader hands out functions, not classes)."""
-    return Workers()
-
-
 def _run(
     parent: int, pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
