@@ -1,6 +1,6 @@
 # Two commands do everything: `make rack` and `make test`. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help rack test unit integration lab lint bench clean
+.PHONY: help rack test build unit integration lab lint bench clean
 
 PYTEST = .venv/bin/python -m pytest
 
@@ -11,7 +11,10 @@ rack: ## a rack on this machine: nfs1, cp1, pi-01; then plug in pi-02 and watch 
 	@./rack up
 	@./rack plug pi-02
 
-test: lint unit integration lab ## install what is needed, then lint and run every test
+test: lint build unit integration lab ## install what is needed, then lint and run every test
+
+build: ## what racks are made of: root file systems, Kubernetes, packages, images (cached)
+	@./rack build
 
 unit: dev ## tests of single modules (seconds)
 	$(PYTEST) tests/unit

@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NODE",
         help="bring up only these (nfs1 always comes first)",
     )
+    add("build", _build, "build what racks are made of, if it is not cached (`up` does it too)")
     plug = add("plug", _plug, "put a new Pi into the rack and watch it join")
     plug.add_argument("node", metavar="NAME")
     plug.add_argument(
@@ -121,6 +122,11 @@ def _up(arguments: argparse.Namespace, progress: Progress) -> None:
         arguments.rack, CACHE, progress, upstream=arguments.upstream, only=arguments.only
     )
     _print_table(rack)
+
+
+def _build(arguments: argparse.Namespace, progress: Progress) -> None:
+    built = lifecycle.prepare(CACHE, progress)
+    print(f"Kubernetes {built.kubernetes_version}, node and mirror are in {CACHE}")
 
 
 def _plug(arguments: argparse.Namespace, progress: Progress) -> None:

@@ -21,9 +21,11 @@ from pathlib import Path
 import yaml
 from saltberry_ext.utils import kubeadm_config
 
-BINARIES = Path("/var/cache/saltberry/kubernetes/out/bin")
+from tests.unit import built
+
+BINARIES = built.PROGRAMS
 # where Debian's etcd-server may be: installed, or in the lab's build root
-ETCD = (shutil.which("etcd"), "/var/cache/saltberry/builder/root/usr/bin/etcd")
+ETCD = (shutil.which("etcd"), str(built.ETCD))
 NEEDED = ("kubeadm", "kubectl", "kube-apiserver", "kube-controller-manager")
 
 
@@ -51,7 +53,7 @@ def missing() -> str:
     lacking += [] if etcd() else ["etcd"]
     if not address():
         return "this machine has no address but the loopback's"
-    return f"not built yet (make rack does it): {', '.join(lacking)}" if lacking else ""
+    return f"not built yet (./rack build does it): {', '.join(lacking)}" if lacking else ""
 
 
 def free_port() -> int:

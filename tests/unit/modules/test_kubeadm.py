@@ -20,11 +20,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from saltberry_ext.modules import kubeadm
 from saltberry_ext.utils import kubeadm_config, rackspec, spki, ticket
 
+from tests.unit import built
+
 from ..utils.test_spki import KEYS, _certificate
 
 Failure = salt.exceptions.CommandExecutionError
 
-REAL = Path("/var/cache/saltberry/kubernetes/out/bin/kubeadm")
+REAL = built.PROGRAMS / "kubeadm"
 TOKEN = "abcdef.0123456789abcdef"
 
 

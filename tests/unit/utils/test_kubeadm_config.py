@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 from saltberry_ext.utils import kubeadm_config as config
 
-KUBEADM = Path("/var/cache/saltberry/kubernetes/out/bin/kubeadm")
+from tests.unit import built
+
+KUBEADM = built.PROGRAMS / "kubeadm"
 needs_kubeadm = pytest.mark.skipif(
     not os.access(KUBEADM, os.X_OK), reason=f"no kubeadm at {KUBEADM}: `make rack` builds it"
 )
