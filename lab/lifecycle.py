@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import tarfile
 import time
@@ -33,6 +34,8 @@ from lab.rack import (
 FIRST_NODES = (CONTROL_PLANE, "pi-01")
 # Far beyond what a busy machine needs; the reason is shown while one waits.
 READY_SECONDS = 900
+# What the install scripts say themselves, among the words of what they call.
+SPOKEN = re.compile(r"(?:master|minion|wheelhouse): (.*)")
 STAGES = ("card", "boot", "install", "sync", "preflight", "states", "join", "network", "ready")
 KUBECTL = ("kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf")
 
@@ -290,7 +293,7 @@ def _set_apt_source(rack: Rack, node: Node, mirror: str) -> None:
 
 
 def _stream(node: Node, argv: list[str], say: Any) -> None:
-    """Run a long command in a node, passing its last line on; fail with its last lines."""
+    """Run an install script in a node, passing on what it says itself; fail with its last lines."""
     lines: list[str] = []
     with subprocess.Popen(
         node.command(argv),
@@ -302,8 +305,8 @@ def _stream(node: Node, argv: list[str], say: Any) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip())
-            if line.strip():
-                say(line.strip()[:100])
+            if spoken := SPOKEN.match(line):
+                say(spoken[1][:100])
     if process.returncode:
         tail = "\n".join(lines[-20:])
         raise RackError(f"{node.id}: `{' '.join(argv)}` ended with {process.returncode}:\n{tail}")

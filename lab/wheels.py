@@ -48,6 +48,13 @@ def ensure(store: Store, box: Box) -> Path:
     return store.ensure("wheels", inputs, build, "collecting Salt's wheels") / "wheels"
 
 
+def _spoken(line: str, store: Store) -> None:
+    """Pass on what the script says itself, not pip's words."""
+    said = line.removeprefix("wheelhouse: ")
+    if said != line:
+        store.progress.note(said.strip()[:80])
+
+
 def pip_settings(
     variables: Mapping[str, str], home: Path
 ) -> tuple[dict[Path, str], dict[str, str]]:
