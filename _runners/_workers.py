@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -136,6 +137,9 @@ def _run(
     parent: int, pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     """Run a job in its own process (the target of the fork)."""
+    # What the parent has open is the parent's to close: a connection that the garbage collector closed
+    # here would be taken out of the parent's event loop, too, which the fork shares.
+    gc.freeze()
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

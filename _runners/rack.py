@@ -503,6 +503,7 @@ class _Reconcile:
         book = self._tidy(roles, nodes)
         paused = [name for name, record in book.items() if not _due(record)]
         plan = _rackplan.plan(roles, nodes, control_plane, paused)
+        log.info("look: %s", {name: step.action for name, step in plan.items()})
         self._note(plan, book)
         self._start_nodes(plan, rack, book)
         self._start_settling(rack, roles, nodes)
@@ -547,6 +548,7 @@ class _Reconcile:
         answered = set()
         for name, boot in _answering(wanted):
             answered.add(name)
+            log.info("%s answers; started at %s", name, boot or "?")
             before = book.get(name, {})
             record = _attempts.restarted(before, boot, self.steps)
             if name in self.jobs:

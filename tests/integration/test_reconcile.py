@@ -163,6 +163,7 @@ def replaced(  # noqa: PLR0917
     )
     try:
         standin.reset()
+        assert master.salt_cli(timeout=300).run("saltutil.sync_all", minion_tgt="*").returncode == 0
         yield standin
         standin.reset()
     finally:
@@ -225,7 +226,7 @@ def accept(master: SaltMaster, minion_id: str) -> None:
 def salt_run(master: SaltMaster, *words: str) -> subprocess.Popen[str]:
     """`salt-run` as a process of its own, to be killed or waited for."""
     program = Path(sys.executable).with_name("salt-run")
-    command = [str(program), "-c", master.config_dir, "--out=json", *words]
+    command = [str(program), "-c", master.config_dir, "--out=json", "--log-level=info", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -69,7 +69,7 @@ def test_api_server_out_of_reach_is_said_and_mended_when_it_is_back(lab: Lab, pi
     with reconcile_by_hand(lab):
         _plugged(lab, pi)
         # The packages first: with them comes iptables.
-        done = lab.salt(pi, "state.apply")[pi]
+        done = lab.salt(pi, "state.apply", "queue=True")[pi]
         assert not {
             key: found["comment"] for key, found in done.items() if found["result"] is False
         }
