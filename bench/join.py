@@ -30,7 +30,6 @@ from lab.podman import Node
 from lab.progress import Progress
 from lab.rack import Rack
 
-RACK = "bench"
 NODE = "pi-bench"
 CONFLIST = "/etc/cni/net.d/10-saltberry.conflist"
 
@@ -43,15 +42,16 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="bench.join", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rack", default="bench", help="the rack to use (made if it is not there)")
     parser.add_argument("--keep", action="store_true", help="leave the rack for the next run")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     progress = Progress()
     try:
-        rack = lifecycle.up(RACK, CACHE, progress, only=["cp1"])
+        rack = lifecycle.up(arguments.rack, CACHE, progress, only=["cp1"])
         result = measure(rack, arguments.rounds, progress)
     finally:
-        made = Rack.load(RACK)
+        made = Rack.load(arguments.rack)
         if made is not None and not arguments.keep:
             made.remove()
     print(json.dumps(result, indent=1)) if arguments.json else show(result)
