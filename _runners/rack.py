@@ -544,7 +544,11 @@ class _Reconcile:
 
     def _start_nodes(self, plan: Mapping[str, Any], rack: Any, book: Mapping[str, Any]) -> None:
         """Ask the nodes of the difference who is there, and start on each that answers."""
-        wanted = [name for name, step in plan.items() if step.action in ("join", "mend", "later")]
+        wanted = [
+            name
+            for name, step in plan.items()
+            if step.action in ("join", "mend", "later") or name in self.jobs
+        ]
         answered = set()
         for name, boot in _answering(wanted):
             answered.add(name)

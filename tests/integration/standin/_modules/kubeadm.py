@@ -74,13 +74,23 @@ def ticket_revoke(node=None, token_id=None):
     return {"deleted": []}
 
 
+def _take_time(seconds):
+    """Sleep, unless the node loses power meanwhile, which ends whatever ran on it."""
+    boot = (STANDIN / "boot").read_text()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.2)
+        if not (STANDIN / "boot").exists() or (STANDIN / "boot").read_text() != boot:
+            raise CommandExecutionError("switched off")
+
+
 def join():
     _note("join", _id())
     if __pillar__.get("kubeadm_ticket") != f"sealed to {_id()}":
         raise CommandExecutionError("no ticket")
     slow = STANDIN / f"slow-{_id()}"
     if slow.exists():
-        time.sleep(float(slow.read_text()))
+        _take_time(float(slow.read_text()))
     if (STANDIN / f"join-fails-{_id()}").exists():
         raise CommandExecutionError("the API server has another CA\nand says more")
     _register()
