@@ -40,8 +40,7 @@ def podman(
     Raises:
         PodmanError: podman's own words, when it failed and `check` is set.
     """
-    command = ["podman", "--runtime", host.podman_runtime(), *args]
-    done = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout)
+    done = subprocess.run(host.podman(*args), input=stdin, capture_output=True, timeout=timeout)
     if check and done.returncode:
         said = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
         raise PodmanError(f"podman {args[0]}: {said}")
