@@ -42,6 +42,14 @@ def _do(
     return ret
 
 
+def _rewrite(ret: dict[str, Any], name: str, old: Any, new: Any) -> dict[str, Any]:
+    """Give a file its new text, or say so in test mode."""
+    changes = {"diff": __utils__["conffiles.diff"](old, new)}
+    if __opts__["test"]:
+        return _would(ret, changes, f"{name} would be changed")
+    return _do(ret, changes, f"{name} was changed", lambda: __utils__["conffiles.write"](name, new))
+
+
 def hostname(name: str) -> dict[str, Any]:
     """Have the node called ``name``, now and after every boot.
 
@@ -76,10 +84,7 @@ def hosts(name: str, entries: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     if old == new:
         ret["comment"] = f"{name} names {len(entries)} nodes of the rack"
         return ret
-    changes = {"diff": __utils__["conffiles.diff"](old, new)}
-    if __opts__["test"]:
-        return _would(ret, changes, f"{name} would be changed")
-    return _do(ret, changes, f"{name} was changed", lambda: __utils__["conffiles.write"](name, new))
+    return _rewrite(ret, name, old, new)
 
 
 def swap_off(name: str) -> dict[str, Any]:
@@ -300,10 +305,7 @@ def salt_config(name: str, source: str) -> dict[str, Any]:
             f"{name} is as shipped" if new else f"{name} is not this project's to write"
         )
         return ret
-    changes = {"diff": __utils__["conffiles.diff"](old, new)}
-    if __opts__["test"]:
-        return _would(ret, changes, f"{name} would be changed")
-    return _do(ret, changes, f"{name} was changed", lambda: __utils__["conffiles.write"](name, new))
+    return _rewrite(ret, name, old, new)
 
 
 def left_cluster(name: str) -> dict[str, Any]:
