@@ -14,6 +14,7 @@ A key that is absent is not a problem here unless nobody but the user can know i
 from __future__ import annotations
 
 import difflib
+import hashlib
 import ipaddress
 import itertools
 import re
@@ -45,6 +46,27 @@ KUBERNETES_MINORS = {
 
 CNIS = ("routed",)
 
+# Where a node's images, containers and their layers are; see docs/container-storage.md
+BACKENDS = ("local", "disk", "nfs-image")
+
+# A size in the pillar: whole numbers of binary units. Below the least, an image holds no container;
+# the most is what ext4 can be with 32-bit numbers of its blocks of 4 KiB.
+_UNITS = {"M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+SIZE_LEAST, SIZE_MOST = 256 << 20, 16 << 40
+
+# Folders that a mount would take away from the system, or that are no place for data
+_SYSTEM_FOLDERS = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sbin", "/sys",
+                   "/tmp", "/usr")  # fmt: skip
+_CROWDED_FOLDERS = ("/", "/home", "/media", "/mnt", "/opt", "/srv", "/var", "/var/lib", "/var/log",
+                    "/var/cache", "/var/tmp")  # fmt: skip
+# What has its own home: the engines' default roots, kubelet's, and what Saltberry itself keeps
+_OTHERS_FOLDERS = ("/var/lib/docker", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd",
+                   "/var/lib/saltberry", "/srv/saltberry", "/opt/saltberry")  # fmt: skip
+
+# Users that own the folders of the share: the shared volumes' first, then one for each node
+_SHARE_UID = 100000
+_SHARE_UIDS = 1 << 30
+
 # The controller manager hands each node a network of this size (its default for IPv4)
 POD_PREFIX_PER_NODE = 24
 # The API server refuses service networks of more than 2**20 addresses, and kubeadm those of fewer
@@ -67,8 +89,8 @@ TAKEN_PORTS = {
     10259: "the scheduler",
 }
 
-# Keys that the ext_pillar adds; they are no mistakes of the user's
-COMPUTED = ("node", "cluster")
+# Keys that the ext_pillar adds, or the master for one run; they are no mistakes of the user's
+COMPUTED = ("node", "cluster", "container_storage_drained")
 
 _MISSING = object()
 _Check = Callable[[str, Any], list[str]]
@@ -121,7 +143,54 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
     problems += _check_overlaps(pillar)
     problems += _check_pod_room(pillar)
     problems += _check_mirror(pillar)
+    problems += _check_share(pillar)
+    problems += _check_backends(pillar)
+    problems += _check_places(pillar)
     return problems
+
+
+def size_bytes(size: str) -> int:
+    """Return a size of the pillar in bytes.
+
+    size
+        A whole number of M, G or T, which are binary units: ``32G`` is 34359738368.
+
+    Raises ValueError for anything else.
+    """
+    found = re.fullmatch(r"([1-9][0-9]{0,6})([MGT])", size) if isinstance(size, str) else None
+    if found is None:
+        raise ValueError(f"{_show(size)} is no size; write a whole number of M, G or T, like 32G")
+    return int(found.group(1)) * _UNITS[found.group(2)]
+
+
+def container_storage(pillar: Mapping[str, Any], minion_id: str) -> dict[str, Any]:
+    """Return what the pillar says of a minion's container storage.
+
+    pillar
+        The whole pillar, defaults merged.
+    minion_id
+        A minion; what ``nodes.<id>.container_storage`` says is laid over what is said for all.
+    """
+    own = _get(pillar, "nodes", minion_id, "container_storage")
+    common = _get(pillar, "container_storage")
+    return {
+        **(common if isinstance(common, Mapping) else {}),
+        **(own if isinstance(own, Mapping) else {}),
+    }
+
+
+def share_uid(minion_id: str | None) -> int:
+    """Return the user and group on the storage node that own a minion's folder of the share.
+
+    minion_id
+        A minion, or None for the volumes that all share.
+
+    The number follows from the id alone, so that it stays the same whatever else the rack has.
+    """
+    if minion_id is None:
+        return _SHARE_UID
+    digest = hashlib.sha256(minion_id.encode()).digest()
+    return _SHARE_UID + 1 + int.from_bytes(digest[:8], "big") % _SHARE_UIDS
 
 
 def load(pillar: Mapping[str, Any]) -> Rack:
@@ -487,13 +556,131 @@ def _roles(path: str, value: Any) -> list[str]:
     return problems
 
 
+def _folder(path: str, value: Any) -> list[str]:
+    """Refuse what is no folder that a file system may be mounted at."""
+    example = "/srv/containers"
+    problems = _text(path, value, example)
+    if problems:
+        return problems
+    if not value.startswith("/"):
+        return [
+            f"{path}: {_show(value)} is a relative path; write it from the root, like {example}"
+        ]
+    if not re.fullmatch(r"/|(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)+", value):
+        return [
+            f"{path}: {_show(value)} is no path that a mount unit takes; use letters, digits and"
+            f" . _ + -, no slash at the end, no .. and no hidden folder, like {example}"
+        ]
+    if value in _CROWDED_FOLDERS or _within(value, _SYSTEM_FOLDERS):
+        return [f"{path}: {_show(value)} is the system's; use a folder of its own, like {example}"]
+    return []
+
+
+def _within(path: str, folders: Iterable[str]) -> str | None:
+    """Return the first of ``folders`` that is ``path`` or above it."""
+    return next((f for f in folders if path == f or path.startswith(f"{f.rstrip('/')}/")), None)
+
+
+def _nested(one: str, other: str) -> bool:
+    return bool(_within(one, [other]) or _within(other, [one]))
+
+
+_UUID = r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}"
+
+
+def _file_system(path: str, value: Any) -> list[str]:
+    """Refuse what does not name a file system by what is written in it."""
+    example = "UUID=0b1e4c5a-… (see `lsblk -f`) or LABEL=share"
+    problems = _text(path, value, example)
+    if problems:
+        return problems
+    if value.startswith("/dev/"):
+        return [
+            f"{path}: {_show(value)} is a device, whose name may be another's after the next boot;"
+            f" name the file system on it: {example}"
+        ]
+    kind, _, name = value.partition("=")
+    if kind == "UUID" and re.fullmatch(_UUID, name):
+        return []
+    if kind == "UUID":
+        return [f"{path}: {_show(value)} is no UUID of an ext4 file system; write {example}"]
+    if kind == "LABEL" and re.fullmatch(r"[A-Za-z0-9._-]{1,16}", name):
+        return []
+    if kind == "LABEL":
+        return [
+            f"{path}: {_show(value)} is no label; use 1 to 16 letters, digits and . _ -, like"
+            " LABEL=share"
+        ]
+    return [f"{path}: {_show(value)} names no file system; write {example}"]
+
+
+_device_by_id = _pattern(
+    r"/dev/disk/by-id/[A-Za-z0-9][A-Za-z0-9._:+@-]*",
+    "name of a device that stays the same (see `ls /dev/disk/by-id`)",
+    "/dev/disk/by-id/usb-WD_Elements_25A3_1234-0:0",
+)
+
+
+def _backend(path: str, value: Any) -> list[str]:
+    """As any choice, with the reason for what everybody tries first."""
+    if value == "nfs":
+        return [
+            f"{path}: 'nfs' cannot hold containers: overlayfs needs extended attributes and file"
+            " types in directories that NFS lacks; nfs-image has the data on the share all the same"
+        ]
+    return _choice(BACKENDS, "backend")(path, value)
+
+
+def _size(path: str, value: Any) -> list[str]:
+    problems = _text(path, value, "32G")
+    if problems:
+        return problems
+    try:
+        size = size_bytes(value)
+    except ValueError as exc:
+        return [f"{path}: {exc}"]
+    if size < SIZE_LEAST:
+        return [f"{path}: {_show(value)} is too small to hold images; write at least 256M"]
+    if size > SIZE_MOST:
+        return [f"{path}: {_show(value)} is more than ext4 can be; write at most 16T"]
+    return []
+
+
+def _volumes(path: str, value: Any) -> list[str]:
+    """Check ``{name: {read_only: bool}}``."""
+    problems = _mapping(path, value)
+    if problems:
+        return problems
+    for name, body in value.items():
+        here = _join(path, name)
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", name):
+            problems.append(
+                f"{here}: {_show(name)} is no name of a volume; use at most 63 lower-case letters,"
+                " digits, _ and -"
+            )
+        if body is not None:
+            problems += _check_value(here, body, {"read_only": _boolean})
+    return problems
+
+
 _REPO: dict[str, Any] = {
     "url": _url_of_minor,
     "suite": _pattern(r"[A-Za-z0-9._/-]+", "suite of an apt repository", '"/"'),
     "key_url": _url_of_minor,
     "key_sha256": _or_null(_pattern(r"[0-9a-f]{64}", "SHA-256 in hex", "64 digits, or null")),
 }
-_NODE: dict[str, Any] = {"ip": _or_null(_address), "roles": _or_null(_roles)}
+_CONTAINER_STORAGE: dict[str, Any] = {
+    "backend": _backend,
+    "disk": _or_null(_file_system),
+    "size": _size,
+    "mount": _folder,
+    "pod_data": _boolean,
+}
+_NODE: dict[str, Any] = {
+    "ip": _or_null(_address),
+    "roles": _or_null(_roles),
+    "container_storage": _CONTAINER_STORAGE,
+}
 # Nested mappings are groups of keys, everything else is the check of one value. Each key here has
 # its default and its meaning in pillar/defaults.sls.
 _SCHEMA: dict[str, Any] = {
@@ -526,6 +713,21 @@ _SCHEMA: dict[str, Any] = {
     },
     "containerd": {"registries": _registries, "pause_image": _or_null(_image)},
     "mirror": {"enabled": _boolean, "listen": _or_null(_address)},
+    "nfs": {
+        "enabled": _boolean,
+        "path": _folder,
+        "disk": _or_null(_file_system),
+        "format": _or_null(_device_by_id),
+        "volumes": _volumes,
+        "mount": _folder,
+        "manage_mounts": _boolean,
+    },
+    "container_storage": _CONTAINER_STORAGE,
+    "docker": {
+        "enabled": _boolean,
+        "log_max_size": _pattern(r"[1-9][0-9]{0,5}[kmg]", "size of a log file", "10m"),
+        "log_max_file": _integer(1, 100, "files"),
+    },
     "reconcile": {
         "parallel": _integer(1, 50, "nodes"),
         "sweep_minutes": _integer(1, 1440, "minutes"),
@@ -718,3 +920,121 @@ def _check_mirror(pillar: Mapping[str, Any]) -> list[str]:
         "mirror.enabled: true needs a node to hold the mirror; give one roles: [storage], or set"
         " mirror.enabled to false"
     ]
+
+
+def _check_share(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse to format a disk that could not be found again."""
+    device, disk = _get(pillar, "nfs", "format"), _get(pillar, "nfs", "disk")
+    if device is None or disk is not None:
+        return []
+    return [
+        f"nfs.format: {_show(device)} needs nfs.disk, the name that the new file system gets; set"
+        " nfs.disk, for example to LABEL=share"
+    ]
+
+
+def _storages(pillar: Mapping[str, Any]) -> list[tuple[str, str | None, dict[str, Any]]]:
+    """Return what is said of container storage, as ``(key path, minion id, values)``.
+
+    First what is said for all nodes, then for each node that says something of its own.
+    """
+    nodes = pillar.get("nodes")
+    found: list[tuple[str, str | None, dict[str, Any]]] = [
+        ("container_storage", None, container_storage(pillar, ""))
+    ]
+    for node_id in nodes if isinstance(nodes, Mapping) else ():
+        if isinstance(_get(pillar, "nodes", node_id, "container_storage"), Mapping):
+            path = f"{_join('nodes', node_id)}.container_storage"
+            found.append((path, node_id, container_storage(pillar, node_id)))
+    return found
+
+
+def _check_backends(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse a backend that lacks what it stands on."""
+    problems = []
+    for path, _, values in _storages(pillar):
+        if values.get("backend") == "disk" and values.get("disk") is None:
+            problems.append(
+                f"{path}.backend: 'disk' needs {path}.disk, the file system to use; set it to"
+                " UUID=… (see `lsblk -f`) or LABEL=…"
+            )
+    images = [
+        (path, node_id)
+        for path, node_id, values in _storages(pillar)
+        if values.get("backend") == "nfs-image"
+    ]
+    if images:
+        problems += _check_image_server(pillar, images[0][0])
+    return problems + _check_image_addresses(pillar)
+
+
+def _check_image_server(pillar: Mapping[str, Any], path: str) -> list[str]:
+    nodes = pillar.get("nodes")
+    bodies = list(nodes.values()) if isinstance(nodes, Mapping) else []
+    if _get(pillar, "nfs", "enabled") is False:
+        return [
+            f"{path}.backend: 'nfs-image' needs the share; set nfs.enabled to true, or choose local"
+            " or disk"
+        ]
+    if bodies and not any("storage" in _roles_of(body) for body in bodies):
+        return [
+            f"{path}.backend: 'nfs-image' needs a node with the share; give one roles: [storage],"
+            " or choose local or disk"
+        ]
+    return []
+
+
+def _check_image_addresses(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse named nodes whose image the storage node could not export: it goes by the address."""
+    nodes = pillar.get("nodes")
+    if not isinstance(nodes, Mapping):
+        return []
+    engines = {"control_plane", "worker"}
+    return [
+        f"{_join('nodes', node_id)}.ip is missing; its backend is nfs-image, and the share lets a"
+        " node in by its address"
+        for node_id, body in nodes.items()
+        if engines & set(map(str, _roles_of(body)))
+        and container_storage(pillar, node_id).get("backend") == "nfs-image"
+        and _get(body, "ip") is None
+        # _check_roles() asks for that one's already
+        and "control_plane" not in _roles_of(body)
+        and "storage" not in _roles_of(body)
+    ]
+
+
+def _check_places(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse mounts that lie in each other or in what has its own home."""
+    problems = []
+    share = [(f"nfs.{key}", _place(_get(pillar, "nfs", key))) for key in ("path", "mount")]
+    storages = [(f"{p}.mount", _place(v.get("mount"))) for p, _, v in _storages(pillar)]
+    # A node that says nothing of its mount has the common one, which was judged already
+    known = {path: place for path, place in storages if place is not None}
+    common = known.get("container_storage.mount")
+    own = {p: m for p, m in known.items() if p == "container_storage.mount" or m != common}
+    for path, place in [*share, *own.items()]:
+        taken = place and next((f for f in _OTHERS_FOLDERS if _nested(place, f)), None)
+        if taken:
+            problems.append(
+                f"{path}: {_show(place)} and {taken} lie in each other; use a folder of its own,"
+                " for example one below /srv"
+            )
+    if share[0][1] and share[1][1] and _nested(share[0][1], share[1][1]):
+        problems.append(
+            f"nfs.mount: {_show(share[1][1])} and nfs.path {_show(share[0][1])} lie in each other;"
+            " use two folders"
+        )
+    for path, place in own.items():
+        for name, other in share:
+            if other and _nested(place, other):
+                problems.append(
+                    f"{path}: {_show(place)} and {name} {_show(other)} lie in each other, and"
+                    " containers cannot live on NFS itself (overlayfs needs what NFS lacks); use"
+                    " another folder, and backend: nfs-image to have the data on the share"
+                )
+    return problems
+
+
+def _place(value: Any) -> str | None:
+    """Return a folder that was found good, else None."""
+    return value if isinstance(value, str) and not _folder("", value) else None

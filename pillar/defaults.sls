@@ -15,6 +15,7 @@ rack:
 #     master         runs the salt-master; exactly one node
 #     control_plane  the first Kubernetes node; exactly one node
 #     worker         runs pods
+#   container_storage   what differs here from container_storage below, for example {backend: disk}
 # nodes:
 #   nfs1: {ip: 192.168.1.10, roles: [storage, master]}
 #   cp1: {ip: 192.168.1.11, roles: [control_plane]}
@@ -55,6 +56,35 @@ containerd:
 mirror:
   enabled: true
   listen: null  # the address to serve on; null: all of the storage node's
+
+# The share: the storage node's disk, served to the others over NFS. See docs/nfs.md
+nfs:
+  enabled: true  # without a node that has the role storage there is no share
+  path: /srv/nfs  # on the storage node: <path>/nodes/<id> for each node, <path>/volumes/<name> for all
+  disk: null  # UUID=... or LABEL=... of the file system to mount at nfs.path; null: a plain folder
+  # /dev/disk/by-id/...: make ext4 on this device, named as nfs.disk says, if it is blank. A device
+  # with anything on it is refused, always.
+  format: null
+  volumes: {}  # shared by all nodes: media: {} or backups: {read_only: true}
+  mount: /srv/share  # on the other nodes: <mount>/node (its own folder), <mount>/volumes/<name>
+  # false: no exports and no mounts are made; you bring the share to <mount>/node yourself
+  manage_mounts: true
+
+# Where docker and containerd keep images, containers and volumes. See docs/container-storage.md
+container_storage:
+  # local: the system's disk. disk: another disk of the node. nfs-image: an ext4 image on the share
+  backend: local
+  disk: null  # for disk: UUID=... or LABEL=... of an ext4 or xfs file system
+  size: 32G  # for nfs-image: what it may grow to. A larger size grows it; it is never shrunk
+  mount: /srv/containers  # where disk or image is mounted; roots are <mount>/docker, <mount>/containerd
+  # Also move kubelet's pod data and the pods' logs (/var/lib/kubelet/pods, /var/log/pods)
+  pod_data: false
+
+# Docker for people (docker build, docker push), beside the containerd that kubelet uses
+docker:
+  enabled: false
+  log_max_size: 10m  # a container's log file is rotated at this size (k, m or g)
+  log_max_file: 3  # and so many of them are kept
 
 # How the master brings nodes into the cluster
 reconcile:

@@ -219,3 +219,42 @@ def test_supported_minors_are_read_from_one_table() -> None:
         pillar["kubernetes"] = {"version": f"{minor}.0"}
         assert rackspec.check(pillar) == []
     assert {"1.20", *(f"1.{n}" for n in range(29, 36))} == set(rackspec.KUBERNETES_MINORS)
+
+
+def test_a_node_overrides_the_common_container_storage(good: dict[str, Any]) -> None:
+    good["container_storage"] = {"backend": "nfs-image", "size": "32G", "mount": "/srv/containers"}
+    good["nodes"]["pi-01"]["container_storage"] = {"size": "64G"}
+    assert rackspec.check(good) == []
+    assert rackspec.container_storage(good, "pi-01") == {
+        "backend": "nfs-image",
+        "size": "64G",
+        "mount": "/srv/containers",
+    }
+    assert rackspec.container_storage(good, "pi-99")["size"] == "32G"
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [("256M", 268435456), ("32G", 34359738368), ("5T", 5497558138880)]
+)
+def test_sizes_are_binary(size: str, count: int) -> None:
+    assert rackspec.size_bytes(size) == count
+
+
+@pytest.mark.parametrize("size", ["", "32", "32g", "1.5G", "G", "0G", "-1G", "1 G", 32, None])
+def test_a_size_that_is_none_raises(size: Any) -> None:
+    with pytest.raises(ValueError, match="is no size"):
+        rackspec.size_bytes(size)
+
+
+def test_the_owners_of_the_share_are_stable_and_differ() -> None:
+    """Stable over releases: the folders on the disk belong to these numbers."""
+    assert rackspec.share_uid(None) == 100000
+    assert rackspec.share_uid("pi-01") == 6419136
+    uids = [rackspec.share_uid(f"pi-{number:02}") for number in range(100)]
+    assert len(set(uids)) == 100
+    assert min(uids) > 100000
+    assert max(uids) < 2**31
+
+
+def test_the_masters_wish_to_move_is_no_misspelt_key(good: dict[str, Any]) -> None:
+    assert rackspec.check({**good, "container_storage_drained": True}) == []
