@@ -58,7 +58,7 @@ def test_invalid(path: Path) -> None:
 def test_each_message_is_one_line_with_a_key(path: Path) -> None:
     for problem in rackspec.check(read(path)["pillar"]):
         assert "\n" not in problem
-        assert re.match(r"[a-z]+(\.[^ :]+|\[[^]]+\])*(:| is missing)", problem)
+        assert re.match(r"[a-z_]+(\.[^ :]+|\[[^]]+\])*(:| is missing)", problem)
 
 
 def test_load_raises_with_all_problems() -> None:
