@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,11 @@ PACKAGES = {
     "rsync": "rsync",
     "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
     "openssl": "openssl",
+}
+# Virtual machines, which only `make vm` and bench/card start.
+_QEMU = {
+    "x86_64": {"qemu-system-x86": "qemu-system-x86_64"},
+    "aarch64": {"qemu-system-arm": "qemu-system-aarch64"},
 }
 # crun refuses the hybrid cgroup layout ("cgroups in hybrid mode not supported"); runc runs on all.
 RUNTIME = {"runc": "runc"}
@@ -39,10 +44,20 @@ class Finding:
     fix: str
 
 
-def missing_packages() -> list[str]:
-    """Debian packages that the lab needs and this machine has not got."""
+def vm_packages() -> dict[str, str]:
+    """What virtual machines need beside a rack's packages; values as in PACKAGES."""
+    tools = {"qemu-utils": "qemu-img", "e2fsprogs": "mkfs.ext4"}
+    return {**_QEMU.get(platform.machine(), {}), **tools}
+
+
+def missing_packages(wanted: Mapping[str, str] | None = None) -> list[str]:
+    """Debian packages that this machine has not got, of those wanted.
+
+    Args:
+        wanted: by package, a program or a file (absolute) that it brings; default: what a rack needs.
+    """
     found = []
-    for package, proof in {**PACKAGES, **RUNTIME}.items():
+    for package, proof in ({**PACKAGES, **RUNTIME} if wanted is None else wanted).items():
         there = Path(proof).exists() if proof.startswith("/") else shutil.which(proof)
         if not there:
             found.append(package)
@@ -56,13 +71,13 @@ def raise_limits() -> None:
         INOTIFY.write_text(f"{INOTIFY_INSTANCES}\n")
 
 
-def install_packages() -> None:
+def install_packages(wanted: Mapping[str, str] | None = None) -> None:
     """Install what `missing_packages` names.
 
     Raises:
         subprocess.CalledProcessError: apt-get failed; its words are in `.output`.
     """
-    missing = missing_packages()
+    missing = missing_packages(wanted)
     if not missing:
         return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

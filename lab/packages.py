@@ -32,9 +32,10 @@ NODE_PACKAGES: Mapping[str, tuple[str, ...]] = {
         "socat",
         "util-linux",
     ),
+    "docker": ("docker.io",),
     "mirror": ("docker-registry", "nginx-light"),
-    "storage server": ("nfs-kernel-server", "rsync"),
-    "storage client": ("nfs-common", "rsync"),
+    "storage server": ("e2fsprogs", "nfs-kernel-server", "rsync"),
+    "storage client": ("e2fsprogs", "nfs-common", "rsync"),
     "admin": ("gnupg", "jq", "python3-venv"),
 }
 

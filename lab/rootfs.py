@@ -39,7 +39,7 @@ NODE_PACKAGES = (
 )
 
 # What nobody reads in a lab; dpkg keeps these rules, so packages installed later stay small too.
-_NODE_EXCLUDES = (
+NODE_EXCLUDES = (
     "/usr/share/doc/*",
     "/usr/share/info/*",
     "/usr/share/lintian/*",
@@ -150,7 +150,7 @@ def node(store: Store, debian: Debian, lab_keyring: Path) -> Path:
         "suite": SUITE,
         "architecture": host.architecture(),
         "packages": NODE_PACKAGES,
-        "excludes": _NODE_EXCLUDES,
+        "excludes": NODE_EXCLUDES,
         "masked": _NODE_MASKED,
         "enabled": _NODE_ENABLED,
         "files": tree_contents(NODE_FILES),
@@ -159,7 +159,7 @@ def node(store: Store, debian: Debian, lab_keyring: Path) -> Path:
 
     def build(partial: Path) -> None:
         root = partial / "root"
-        flags = [f"--dpkgopt=path-exclude={pattern}" for pattern in _NODE_EXCLUDES]
+        flags = [f"--dpkgopt=path-exclude={pattern}" for pattern in NODE_EXCLUDES]
         bootstrap(store, "node", root, NODE_PACKAGES, debian, flags=flags)
         _settle(root, lab_keyring)
 
