@@ -6,6 +6,7 @@ node itself (``/proc``, ``/sys``, files), values from the pillar.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -703,7 +704,25 @@ def restart_later(name: str, seconds: int = 5) -> None:
     ])  # fmt: skip
 
 
-# --- Salt's own configuration -------------------------------------------------------------------
+# --- Salt's own files ---------------------------------------------------------------------------
+
+
+def modules() -> dict[str, str]:
+    """Return which of our modules this minion has, so that the master can tell old ones.
+
+    Returns ``{"modules/node.py": SHA-256 in hex, "states/…": …, "utils/…": …}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' node.modules
+    """
+    synced = Path(__opts__["extension_modules"])
+    return {
+        str(path.relative_to(synced)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in synced.glob("*/*.py")
+    }
 
 
 def salt_config(path: str, template: str) -> str | None:

@@ -6,7 +6,7 @@
   a restarted master and a node that lost power all come down to "run it again".
 * :func:`wake` is all that the reactor calls: it asks for a reconcile and returns.
 * :func:`status`, :func:`validate` and :func:`retry` are for people.
-* :func:`sync`, :func:`join`, :func:`network` and :func:`ready` are stages of ``salt/orch/join.sls``.
+* :func:`sync`, :func:`join` and :func:`ready` are stages of ``salt/orch/join.sls``.
 
 A minion's id is the minion's word, and Salt hardly checks it. An id that is no plain host name is
 never passed on; all others go to Salt as an exact list, never as a glob.
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.util
 import json
 import logging
@@ -76,7 +77,6 @@ LIMIT = 3600
 SETTLE_LIMIT = 1800
 # A burst of events (the whole rack switched on) is one look and not fifty.
 PAUSE_BETWEEN_LOOKS = 2.0
-POD_NETWORK_WAIT = 60
 
 # Made anew at every start of a node, also of a container: tells one start from the next.
 BOOT_MARK = "/run/systemd/private"
@@ -809,8 +809,9 @@ def _staged(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def sync(node: str) -> dict[str, Any]:
     """Bring one node's copy of our modules up to date: the first stage of ``orch.join``.
 
-    Only the kinds that there are, in one job: ``saltutil.sync_all`` asks the master for eighteen,
-    which takes two to three times as long.
+    A node that has them all is left alone, which costs one short question instead of some seconds.
+    Otherwise the kinds that there are, in one job: ``saltutil.sync_all`` asks the master for
+    eighteen, which takes two to three times as long.
 
     node
         Its id.
@@ -827,6 +828,9 @@ def sync(node: str) -> dict[str, Any]:
 
 
 def _sync(node: str) -> list[str]:
+    for _, has, code in _asked([node], "node.modules", poll=POLL):
+        if not code and has == _shipped_modules():
+            return []
     for _, returned, code in _asked([node], SYNC, poll=POLL):
         if code or not isinstance(returned, dict):
             raise _Failed(_outcome.answer(returned))
@@ -834,8 +838,20 @@ def _sync(node: str) -> list[str]:
     raise _Failed(_outcome.NO_ANSWER)
 
 
+def _shipped_modules() -> dict[str, str]:
+    """Return ``{"modules/node.py": SHA-256}`` of what this master serves, as ``node.modules`` does."""
+    served = [Path(root) for root in __opts__["file_roots"].get("base", ())]
+    kinds = [name.removeprefix("saltutil.sync_") for name in SYNC]
+    return {
+        f"{kind}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for root in reversed(served)  # of two files with one name, Salt serves that of the first root
+        for kind in kinds
+        for path in (root / f"_{kind}").glob("*.py")
+    }
+
+
 def join(node: str) -> dict[str, Any]:
-    """Bring one prepared node into the cluster: the stage of ``orch.join`` that handles the ticket.
+    """Bring one prepared node into the cluster, and give it its pod network: a stage of ``orch.join``.
 
     A ticket (a bootstrap token sealed to the node's own key) is made on the control plane, carried
     to the node as a pillar override, and void afterwards, however the join ended. A node that is
@@ -869,7 +885,8 @@ def _join(node: str) -> bool:
     try:
         wanted = {"node": node, "pub": pub, "ttl": ttl}
         ticket = _call(control_plane, "kubeadm.ticket_create", wanted, limit=2 * POLL)
-        _apply(node, "kubeadm.joined", {"kubeadm_ticket": ticket["ticket"]})
+        # With the pod network at once: kubelet looks for it every few seconds from now on.
+        _apply(node, "kubeadm.joined,cni", {"kubeadm_ticket": ticket["ticket"]})
     finally:
         try:
             _revoke(control_plane, node)
@@ -883,41 +900,6 @@ def _is_member(node: str) -> bool:
     facts = _call(node, "kubeadm.facts", {})
     ours = facts.get("ca_hash") == _known_cluster().get("ca_hash")
     return bool(facts.get("joined") and ours and not facts.get("problems"))
-
-
-def network(node: str) -> dict[str, Any]:
-    """Give one member its pod network: the stage of ``orch.join`` after it is in the cluster.
-
-    Waits until the cluster has given the node its pod CIDR, writes ``cluster.json`` and applies the
-    SLS ``cni`` on the node.
-
-    node
-        Its id.
-
-    Returns ``{"ok": True, "pod_cidr": ...}`` or ``{"ok": False, "reason": "one plain line"}``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-run rack.network pi-07
-    """
-    return _staged(lambda: {"pod_cidr": _network(node)})
-
-
-def _network(node: str) -> str | None:
-    rack = _rack()
-    deadline = time.monotonic() + POD_NETWORK_WAIT
-    while True:
-        nodes = _refresh_cluster(rack) or {}
-        pod_cidr: str | None = (nodes.get(node) or {}).get("pod_cidr")
-        if pod_cidr:
-            break
-        if time.monotonic() > deadline:
-            raise _Failed(f"the cluster gave {node} no pod network within {POD_NETWORK_WAIT} s")
-        time.sleep(0.5)
-    _apply(node, "cni")
-    return pod_cidr
 
 
 def ready(node: str) -> dict[str, Any]:

@@ -37,16 +37,9 @@ join:
     - failhard: True
     - require: [{salt: states}]
 {% endif %}
-network:
-  salt.runner:
-    - name: rack.network
-    - kwarg: {node: {{ node | json }}}
-    - failhard: True
-    - require: [{salt: {{ "join" if task["role"] == "worker" else "states" }}}]
-
 ready:
   salt.runner:
     - name: rack.ready
     - kwarg: {node: {{ node | json }}}
     - failhard: True
-    - require: [{salt: network}]
+    - require: [{salt: {{ "join" if task["role"] == "worker" else "states" }}}]

@@ -287,7 +287,7 @@ def test_a_blank_rack_becomes_a_cluster(
     for record in standin.attempts().values():
         assert (record["attempts"], record["reason"], record["running"]) == (0, "", False)
     assert set(standin.attempts()["pi-01"]["seconds"]) == {
-        "sync", "preflight", "states", "join", "network", "ready",
+        "sync", "preflight", "states", "join", "ready",
     }  # fmt: skip
     ready = {data["id"]: data for tag, data in bus.heard() if tag.startswith("saltberry/node/")}
     assert set(ready) == {"cp1", "pi-01", "pi-02"}

@@ -1,3 +1,6 @@
+include: [cni]
+
 initialized:
   module.run:
     - kubeadm.init: []
+    - require_in: [{sls: cni}]

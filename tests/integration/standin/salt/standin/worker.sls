@@ -1,2 +1,4 @@
+include: [cni]
+
 prepared:
   test.succeed_without_changes
