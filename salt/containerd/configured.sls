@@ -1,4 +1,6 @@
 {%- set containerd = salt['node.containerd_settings']() %}
+{#- Where the data is belongs to container_storage, which moves it and edits the line. #}
+{%- set root = salt['container_storage.containerd_root']() %}
 containerd-config:
   file.managed:
     - name: /etc/containerd/config.toml
@@ -7,6 +9,9 @@ containerd-config:
     - contents: |
         # Written by Salt (salt/containerd). Registries are in certs.d.
         version = 2
+        {%- if root %}
+        root = {{ root | json }}
+        {%- endif %}
 
         [plugins."io.containerd.grpc.v1.cri"]
           sandbox_image = {{ containerd.pause_image | json }}

@@ -1,0 +1,219 @@
+"""What docker and containerd hold: asked over docker's socket and with containerd's ``ctr``.
+
+Docker's HTTP interface is the same from 20.10 to 29 for all that is asked here, and is there where no
+docker client is installed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+__virtualname__ = "container_engines"
+
+_SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
+_SECONDS = 60
+
+# Storage drivers whose data is plain files; the others' are volumes of a file system or of LVM.
+FILE_DRIVERS = ("overlay2", "overlay", "overlayfs", "fuse-overlayfs", "vfs", "native", "aufs")
+
+
+class EngineError(RuntimeError):
+    """An engine does not answer as it should; the text says what it said."""
+
+
+class _Unix(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("docker", timeout=_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def ask_docker(path: str, method: str = "GET") -> Any:
+    """Ask docker, for instance ``/info``; return its answer. Raises EngineError."""
+    address = next((name for name in _SOCKETS if Path(name).is_socket()), _SOCKETS[0])
+    connection = _Unix(address)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as exc:
+        raise EngineError(f"docker does not answer on {address}: {exc}") from exc
+    finally:
+        connection.close()
+    if answer.status >= 400:
+        raise EngineError(f"docker says to {path}: {text.strip()[:500]}")
+    try:
+        return json.loads(text) if text.strip() else None
+    except ValueError as exc:
+        raise EngineError(f"docker answers {path} with no JSON: {text[:200]}") from exc
+
+
+def docker_facts() -> dict[str, Any]:
+    """Return what docker holds now. Raises EngineError.
+
+    ``{"root", "driver", "in_containerd", "version", "images": [ids], "volumes": [names],
+    "containers": {id: {"name", "image", "running", "policy", "temporary", "binds"}}}``.
+    ``in_containerd`` says that images are in containerd's store (docker 29's default).
+    """
+    info = ask_docker("/info")
+    status = [list(map(str, pair)) for pair in info.get("DriverStatus") or []]
+    volumes = ask_docker("/volumes").get("Volumes") or []
+    return {
+        "root": info["DockerRootDir"],
+        "driver": info["Driver"],
+        "in_containerd": any(
+            "io.containerd.snapshotter" in word for pair in status for word in pair
+        ),
+        "version": info["ServerVersion"],
+        "images": sorted(image["Id"] for image in ask_docker("/images/json?all=1")),
+        "volumes": sorted(volume["Name"] for volume in volumes),
+        "containers": _containers(),
+    }
+
+
+def _containers() -> dict[str, dict[str, Any]]:
+    found = {}
+    for entry in ask_docker("/containers/json?all=1"):
+        try:
+            known = ask_docker(f"/containers/{quote(entry['Id'])}/json")
+        except EngineError:
+            continue  # gone since, as a container of "docker run --rm" goes
+        host = known["HostConfig"]
+        found[known["Id"]] = {
+            "name": known["Name"].lstrip("/"),
+            "image": known["Image"],
+            "running": known["State"]["Running"],
+            "policy": (host.get("RestartPolicy") or {}).get("Name") or "no",
+            "temporary": bool(host.get("AutoRemove")),
+            "binds": [mount["Source"] for mount in known.get("Mounts") or []
+                      if mount.get("Type") == "bind" and mount.get("Source")],
+        }  # fmt: skip
+    return found
+
+
+def file_drivers() -> tuple[str, ...]:
+    """Return the storage drivers whose data can be copied as files."""
+    return FILE_DRIVERS
+
+
+def live_restore() -> bool:
+    """Say whether docker's containers outlive docker. Raises EngineError."""
+    return bool(ask_docker("/info").get("LiveRestoreEnabled"))
+
+
+def docker_running() -> dict[str, bool]:
+    """Return ``{id: runs now}`` of docker's containers. Raises EngineError."""
+    entries = ask_docker("/containers/json?all=1")
+    return {entry["Id"]: entry["State"] in ("running", "paused", "restarting") for entry in entries}
+
+
+def start_container(identifier: str) -> None:
+    """Start a container of docker's; one that runs is fine. Raises EngineError."""
+    ask_docker(f"/containers/{quote(identifier)}/start", "POST")
+
+
+def stop_container(identifier: str, grace: int) -> None:
+    """Stop a container of docker's, killing it after ``grace`` seconds. Raises EngineError."""
+    ask_docker(f"/containers/{quote(identifier)}/stop?t={grace}", "POST")
+
+
+# --- containerd ---------------------------------------------------------------------------------
+
+
+def ctr(*argv: str, namespace: str | None = None, check: bool = True) -> str:
+    """Run ``ctr`` and return what it printed. Raises EngineError."""
+    space = ("--namespace", namespace) if namespace else ()
+    command = ["ctr", "--timeout", f"{_SECONDS}s", *space, *argv]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * _SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise EngineError(f"containerd cannot be asked: {exc}") from exc
+    if check and done.returncode:
+        raise EngineError(f"containerd says to 'ctr {' '.join(argv)}': {done.stderr.strip()[:500]}")
+    return done.stdout
+
+
+def containerd_facts() -> dict[str, dict[str, list[str]]]:
+    """Return ``{namespace: {"images", "containers", "running"}}`` of containerd. Raises EngineError."""
+    return {
+        space: {
+            "images": sorted(ctr("images", "list", "--quiet", namespace=space).split()),
+            "containers": sorted(ctr("containers", "list", "--quiet", namespace=space).split()),
+            "running": sorted(running_tasks(space)),
+        }
+        for space in ctr("namespaces", "list", "--quiet").split()
+    }
+
+
+def running_tasks(namespace: str) -> list[str]:
+    """Return the containers of a containerd namespace that have a living process."""
+    rows = ctr("tasks", "list", namespace=namespace).splitlines()[1:]
+    return [row.split()[0] for row in rows if row.split()[-1:] == ["RUNNING"]]
+
+
+def end_tasks(namespace: str, signal: str, tasks: Sequence[str]) -> None:
+    """Send every process of some containers a signal; those that are gone are fine."""
+    for task in tasks:
+        ctr("tasks", "kill", "--all", "--signal", signal, task, namespace=namespace, check=False)
+
+
+def forget_all(namespace: str) -> None:
+    """Let go of the ended processes of a namespace, and with them of the mounts that they had."""
+    for task in ctr("tasks", "list", "--quiet", namespace=namespace).split():
+        ctr("tasks", "delete", "--force", task, namespace=namespace, check=False)
+
+
+def start_task(namespace: str, container: str) -> None:
+    """Start a container that was made with ``ctr`` again. Raises EngineError."""
+    ctr("tasks", "start", "--detach", container, namespace=namespace)
+
+
+# --- before and after ---------------------------------------------------------------------------
+
+
+def lost(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return what an engine had and has no more, in words.
+
+    before, after
+        ``{"docker": docker_facts() or None, "containerd": containerd_facts() or None}``.
+    """
+    missing = []
+    if before.get("docker") and after.get("docker"):
+        missing += _lost_docker(before["docker"], after["docker"])
+    for space, had in (before.get("containerd") or {}).items():
+        has = (after.get("containerd") or {}).get(space, {})
+        # Docker makes and removes its containers there itself.
+        kinds = ("images",) if space == "moby" else ("images", "containers")
+        for kind in kinds:
+            gone = sorted(set(had[kind]) - set(has.get(kind, [])))
+            if gone:
+                missing.append(f"{kind} of containerd in {space}: {', '.join(gone)}")
+    return missing
+
+
+def _lost_docker(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    missing = []
+    for kind in ("images", "volumes"):
+        gone = sorted(set(before[kind]) - set(after[kind]))
+        if gone:
+            missing.append(f"{kind} of docker: {', '.join(gone)}")
+    for identifier, had in before["containers"].items():
+        has = after["containers"].get(identifier)
+        if had["temporary"]:
+            continue
+        if has is None:
+            missing.append(f"docker's container {had['name']}")
+        elif (has["policy"], has["image"]) != (had["policy"], had["image"]):
+            missing.append(f"the restart policy or image of docker's container {had['name']}")
+    return missing
