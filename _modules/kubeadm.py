@@ -53,6 +53,11 @@ TOKEN_USAGES = ("authentication", "signing")
 TOKEN_TTL_MIN, TOKEN_TTL_MAX = 60, 86400
 TICKET_DESCRIPTION = "saltberry join ticket for {node}"
 
+# On a Node object: it was cordoned by us and not by a person, and what for.
+DRAINED_FOR = "saltberry/drained-for"
+# What kubectl calls pods that nothing would start elsewhere, up to 1.29 and from 1.30.
+_UNMANAGED = re.compile(r"declare no controller|have no controller|not managed by")
+
 CRI_SOCKET_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
 
 # Phases of `kubeadm init` that are behind us once the API server answers; the others can be
@@ -1352,7 +1357,7 @@ def check_init(found: Mapping[str, Any] | None = None) -> bool:
 def _node_facts(node: Mapping[str, Any]) -> dict[str, Any]:
     """What is of interest in one Node object."""
     status = node.get("status") or {}
-    metadata = node.get("metadata") or {}
+    metadata, spec = node.get("metadata") or {}, node.get("spec") or {}
     ready = next((c for c in status.get("conditions") or [] if c.get("type") == "Ready"), None)
     addresses = status.get("addresses") or []
     labels = metadata.get("labels") or {}
@@ -1367,7 +1372,9 @@ def _node_facts(node: Mapping[str, Any]) -> dict[str, Any]:
         "reason": reason,
         "version": (status.get("nodeInfo") or {}).get("kubeletVersion", ""),
         "ip": next((a["address"] for a in addresses if a.get("type") == "InternalIP"), None),
-        "pod_cidr": (node.get("spec") or {}).get("podCIDR"),
+        "pod_cidr": spec.get("podCIDR"),
+        "schedulable": not spec.get("unschedulable"),
+        "drained_for": (metadata.get("annotations") or {}).get(DRAINED_FOR, ""),
         # the second label is what kubeadm gave up to 1.23
         "control_plane": "node-role.kubernetes.io/control-plane" in labels
         or "node-role.kubernetes.io/master" in labels,
@@ -1377,8 +1384,9 @@ def _node_facts(node: Mapping[str, Any]) -> dict[str, Any]:
 def nodes() -> dict[str, dict[str, Any]]:
     """The nodes that the API server knows.
 
-    Returns ``{name: {"ready", "reason", "version", "ip", "pod_cidr", "control_plane"}}``; reason is
-    empty for a ready node. Raises CommandExecutionError off the control plane or if the API server
+    Returns ``{name: {"ready", "reason", "version", "ip", "pod_cidr", "control_plane", "schedulable",
+    "drained_for"}}``; reason is empty for a ready node, drained_for unless :func:`drain` drained it.
+    Raises CommandExecutionError off the control plane or if the API server
     does not answer after some tries.
 
     CLI Example:
@@ -1433,6 +1441,86 @@ def _look(node: str) -> tuple[bool, str]:
         return False, "the API server does not know this node"
     known = _node_facts(found)
     return known["ready"], known["reason"]
+
+
+def drain(node: str, why: str, timeout: float = 300) -> dict[str, Any]:
+    """Let a node take no new pods, and have those that run there started elsewhere.
+
+    Pods without a controller are started elsewhere by nobody: ``kubectl drain`` would delete them for
+    good. A node that has some is only cordoned; its pods start again where they are.
+
+    node
+        Its name.
+    why
+        What it is drained for. Kept in an annotation, so that :func:`uncordon` knows that it was us.
+        A node that a person cordoned before gets none.
+    timeout
+        Seconds that the pods have to end; a PodDisruptionBudget may hold them longer.
+
+    Returns ``{"drained": bool, "left": ["namespace/pod", ...]}``. Raises CommandExecutionError for a
+    bad name, off the control plane, and for pods that do not go in time, with kubectl's words.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 kubeadm.drain pi-07 why='a new disk'
+    """
+    _check_node_name(node)
+    found = _kubectl_json("get", "node", node)
+    if not found:
+        raise _error(f"the API server does not know a node {node}; kubectl get nodes lists them")
+    if _node_facts(found)["schedulable"]:
+        # First the mark: a cordon that nobody knows the reason of would stay for ever.
+        _must_kubectl("annotate", "--overwrite", "node", node, f"{DRAINED_FOR}={why}")
+        _must_kubectl("cordon", node)
+    argv = ["kubectl", "drain", node, "--ignore-daemonsets", f"--timeout={timeout:.0f}s"]
+    done = _run(
+        [*argv, "--delete-emptydir-data"], timeout + KUBECTL_LIMIT, kubeconfig=_admin_conf()
+    )
+    if done.returncode == 0:
+        return {"drained": True, "left": []}
+    if _UNMANAGED.search(done.stderr):
+        return {"drained": False, "left": _unmanaged_pods(node)}
+    raise _error(f"the pods of {node} do not go: {_last_lines(done.stderr, 2)}")
+
+
+def _unmanaged_pods(node: str) -> list[str]:
+    """The pods of a node that nothing would start elsewhere."""
+    found = _kubectl_json("get", "pods", "-A", f"--field-selector=spec.nodeName={node}") or {}
+    metadata = [pod["metadata"] for pod in found.get("items", [])]
+    return sorted(f"{m['namespace']}/{m['name']}" for m in metadata if not m.get("ownerReferences"))
+
+
+def uncordon(node: str) -> bool:
+    """Let a node take pods again that :func:`drain` drained.
+
+    node
+        Its name.
+
+    Returns whether that was done now: a node that a person cordoned stays as it is. Raises
+    CommandExecutionError for a bad name, off the control plane, or in kubectl's words.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 kubeadm.uncordon pi-07
+    """
+    _check_node_name(node)
+    found = _kubectl_json("get", "node", node)
+    if not found or not _node_facts(found)["drained_for"]:
+        return False
+    _must_kubectl("uncordon", node)
+    _must_kubectl("annotate", "node", node, f"{DRAINED_FOR}-")
+    return True
+
+
+def _must_kubectl(*arguments: str) -> None:
+    """Run kubectl for its effect; raise CommandExecutionError in its words if it failed."""
+    done = _kubectl(*arguments)
+    if done.returncode:
+        raise _error(f"kubectl {' '.join(arguments[:2])} failed: {_last_lines(done.stderr, 2)}")
 
 
 # --- the admin's kubeconfig -----------------------------------------------------------------------

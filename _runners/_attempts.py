@@ -4,7 +4,8 @@ Pure Python, no Salt: the master's reconcile keeps one file, ``attempts.json``::
 
     {"pi-07": {"attempts": 2, "last": 1795434718.1, "next": 1795434778.1, "running": false,
                "stage": "states", "reason": "containerd-running: unit failed",
-               "seconds": {"sync": 2.1, "states": 31.0}, "boot": "4711/1795434000.0"}}
+               "seconds": {"sync": 2.1, "states": 31.0}, "boot": "4711/1795434000.0",
+               "work": "join"}}
 
 ``attempts`` counts failures in a row; a success sets it to 0. Times are seconds since the epoch,
 by the master's clock. A record is written *before* the work starts, already worded as the failure

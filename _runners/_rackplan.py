@@ -100,6 +100,7 @@ def rows(
     control_plane: str,
     working: bool,
     now: float,
+    moves: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return one row for every node that the pillar, the keys or the cluster knows.
 
@@ -113,6 +114,7 @@ def rows(
         control_plane: id of the control plane.
         working: whether a reconcile runs at this moment.
         now: seconds since the epoch.
+        moves: how far the nodes are whose container data is being moved.
     """
     bad = set(refused)
     out = []
@@ -135,7 +137,12 @@ def rows(
         row["next"] = record.get("next") or None
         row["stage"] = record.get("stage") or None
         row["seconds"] = record.get("seconds", {})
+        row["move"] = (moves or {}).get(node)
+        if row["move"] is not None:
+            row["reason"] = _moving(row["move"])
+            continue
         if row["ready"]:
+            row["reason"] = _not_moved(record, now) or _closed(fact or {})
             continue
         row["reason"] = _key_reason(node, key, fact is not None)
         if not row["reason"] and member_role(roles.get(node, ())):
@@ -159,7 +166,43 @@ def _blank_row(node: str, role: str | None, key: str) -> dict[str, Any]:
         "next": None,
         "stage": None,
         "seconds": {},
+        "move": None,
     }
+
+
+def _moving(move: Mapping[str, Any]) -> str:
+    """Say how far a node's container data is on its way."""
+    if not move.get("phase"):
+        return "moves its container data"
+    text = f"moves its container data: {move['phase']}"
+    if move.get("bytes_total"):
+        text += f", {size(move.get('bytes_done') or 0)} of {size(move['bytes_total'])}"
+    return f"{text} ({size(move['rate'])}/s)" if move.get("rate") else text
+
+
+def _not_moved(record: Mapping[str, Any], now: float) -> str:
+    """Say why the container data of a Ready node is not where it should be, "" if nothing is amiss."""
+    if record.get("work") != "move" or not record.get("reason"):
+        return ""
+    stage = f"{record['stage']}: " if record.get("stage") else ""
+    return f"container data not moved: {stage}{record['reason']}{_again(record, now)}"
+
+
+def _closed(fact: Mapping[str, Any]) -> str:
+    """Say that a Ready node takes no pods, "" if it does."""
+    if fact.get("schedulable", True):
+        return ""
+    why = fact.get("drained_for")
+    return f"takes no pods: {why}" if why else "takes no pods: it was cordoned (kubectl uncordon)"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as a person says it: "812 B", "4.7 MB", "80.1 GB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def _membership(

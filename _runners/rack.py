@@ -6,7 +6,8 @@
   a restarted master and a node that lost power all come down to "run it again".
 * :func:`wake` is all that the reactor calls: it asks for a reconcile and returns.
 * :func:`status`, :func:`validate` and :func:`retry` are for people.
-* :func:`sync`, :func:`join` and :func:`ready` are stages of ``salt/orch/join.sls``.
+* :func:`sync`, :func:`join` and :func:`ready` are stages of ``salt/orch/join.sls``, :func:`drain` is
+  one of ``salt/orch/move.sls``.
 
 A minion's id is the minion's word, and Salt hardly checks it. An id that is no plain host name is
 never passed on; all others go to Salt as an exact list, never as a glob.
@@ -75,6 +76,8 @@ STATUS_ANSWER, STATUS_LIMIT = 2, 8
 # The whole way from a blank node to Ready, with its packages fetched by a slow line to a slow card.
 LIMIT = 3600
 SETTLE_LIMIT = 1800
+# Hundreds of GB over a home network
+MOVE_LIMIT = 48 * 3600
 # A burst of events (the whole rack switched on) is one look and not fifty.
 PAUSE_BETWEEN_LOOKS = 2.0
 
@@ -198,7 +201,13 @@ def _rack() -> Any:
 def _settings(rack: Any) -> dict[str, Any]:
     """Return the pillar's ``reconcile`` key with its defaults."""
     given = rack.pillar.get("reconcile") or {}
-    return {"parallel": 3, "backoff_seconds": [15, 60, 300, 900], "ready_timeout": 180, **given}
+    return {
+        "parallel": 3,
+        "backoff_seconds": [15, 60, 300, 900],
+        "ready_timeout": 180,
+        "drain_timeout": 300,
+        **given,
+    }
 
 
 def _keys() -> dict[str, str]:
@@ -397,7 +406,8 @@ def reconcile(wait: bool = False) -> dict[str, Any]:
     Brings every accepted node that is not in the cluster, or not Ready, to Ready: the control plane
     first, then up to ``reconcile.parallel`` workers at a time. A node that fails is left alone for a
     while (``reconcile.backoff_seconds``) and holds up no other. Then the rest of the rack is told
-    about the nodes that came or went. Goes on until nothing is left to do now.
+    about the nodes that came or went. When the rack is whole, nodes whose container data shall live
+    elsewhere are drained and moved, one at a time. Goes on until nothing is left to do now.
 
     Only one runs at a time. A request that comes in meanwhile is taken up by the one that runs.
 
@@ -440,6 +450,7 @@ class _Reconcile:
         self.ended: dict[str, str] = {}
         self.jobs = _workers.Workers()
         self.unsettled = True
+        self.moves_unseen = False
         self.unsure: list[str] = []
         self.steps: list[float] = []
         self.handler: Any = None
@@ -472,7 +483,7 @@ class _Reconcile:
                 looked, look = time.monotonic(), False
             for done in self.jobs.finished(timeout=0.5):
                 self._finished(done)
-                look = look or done.name != SETTLE or self.unsettled
+                look = look or done.name != SETTLE or self.unsettled or self.moves_unseen
             look = look or _request().exists()
             if not self.jobs:
                 time.sleep(0.1)
@@ -506,6 +517,11 @@ class _Reconcile:
         log.info("look: %s", {name: step.action for name, step in plan.items()})
         self._note(plan, book)
         self._start_nodes(plan, rack, book)
+        ready = [name for name, step in plan.items() if step.action == "ready"]
+        open_again = not any(nodes[name].get("drained_for") for name in ready) if nodes else False
+        self.moves_unseen = bool(self.jobs) or not open_again
+        if not self.moves_unseen:
+            self._start_move(rack, ready)
         self._start_settling(rack, roles, nodes)
 
     def _tidy(self, roles: Mapping[str, Any], nodes: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -520,7 +536,8 @@ class _Reconcile:
                     continue
                 if record.get("running"):
                     book[name] = {**record, "running": False}
-                if record.get("attempts") and ((nodes or {}).get(name) or {}).get("ready"):
+                joined = ((nodes or {}).get(name) or {}).get("ready")
+                if record.get("attempts") and record.get("work", "join") == "join" and joined:
                     # It is Ready, but nobody saw the end of the attempt (the master lost power):
                     # its join token may still be alive.
                     self.unsure.append(name)
@@ -533,7 +550,9 @@ class _Reconcile:
         for name, step in plan.items():
             ended = self.ended.get(name, "")
             if step.action == "ready":
-                self.results[name] = ended if ended.startswith("ready") else "ready"
+                moving = book.get(name, {}).get("work") == "move"
+                said = ended if moving or ended.startswith("ready") else ""
+                self.results[name] = said or "ready"
             elif step.action == "later":
                 reason = book.get(name, {}).get("reason", "")
                 self.results[name] = ended or f"left alone for a while after: {reason}"
@@ -560,7 +579,7 @@ class _Reconcile:
                     self.jobs.stop(name, "it was switched off and on again in the middle")
                 continue
             if _due(record) and self._has_room(rack):
-                self._start(name, {**record, "boot": boot}, plan[name].action, rack)
+                self._start(name, {**record, "boot": boot}, "join", rack, LIMIT)
             elif record != before:
                 self._record(name, record)
         for name in wanted:
@@ -576,17 +595,36 @@ class _Reconcile:
 
         _edit_book(change)
 
-    def _start(self, name: str, record: Mapping[str, Any], action: str, rack: Any) -> None:
-        """Start on one node; its record is written first, worded as if we were cut off now."""
-        self._record(name, _attempts.started(record, time.time(), self.steps))
-        log.info("%s: %s", name, action)
+    def _start_move(self, rack: Any, members: list[str]) -> None:
+        """Start moving the container data of one node that wants it, when nothing else runs.
+
+        A drained node is room that the others have to give: one at a time, and none while nodes
+        join. A node that is still drained from an attempt before is left to the settling first.
+        """
+        book = _book()
+        asked = _asked(members, "container_storage.wanted")
+        wanting = [name for name, wish, code in asked if not code and wish]
+        for name, boot in sorted(_answering(wanting)):
+            record = {**book.get(name, {}), "boot": boot}
+            if not self.jobs and _due(record):
+                self._start(name, record, "move", rack, MOVE_LIMIT)
+            elif name not in self.ended:
+                self.results[name] = "ready; waits for its turn to move its container data"
+
+    def _start(
+        self, name: str, record: Mapping[str, Any], work: str, rack: Any, limit: float
+    ) -> None:
+        """Start ``orch.<work>`` on one node; its record is written first, as if cut off now."""
+        record = _attempts.started(record, time.time(), self.steps)
+        self._record(name, {**record, "work": work})
+        log.info("%s: %s", name, work)
         self.results[name] = "started"
         task = {
             "node": name,
             "role": _rackplan.member_role(rack.roles(name)),
             "control_plane": rack.control_planes[0],
         }
-        self.jobs.start(name, _orchestrate, dict(__opts__), task, limit=LIMIT)
+        self.jobs.start(name, _orchestrate, dict(__opts__), f"orch.{work}", task, limit=limit)
 
     def _start_settling(self, rack: Any, roles: Mapping[str, Any], nodes: Any) -> None:
         """Start bringing the rest of the rack in line, when there may be something to do."""
@@ -596,7 +634,8 @@ class _Reconcile:
             name for name in roles if (nodes.get(name) or {}).get("ready") and name not in self.jobs
         ]
         self.unsettled = False
-        self.jobs.start(SETTLE, _settle, rack, members, self.unsure, limit=SETTLE_LIMIT)
+        drained = [name for name in members if nodes[name].get("drained_for")]
+        self.jobs.start(SETTLE, _settle, rack, members, self.unsure, drained, limit=SETTLE_LIMIT)
 
     def _finished(self, done: Any) -> None:
         """Record how a job ended, and say so on the event bus."""
@@ -610,9 +649,10 @@ class _Reconcile:
         before = _book().get(done.name, {})
         if outcome.ok:
             self._record(done.name, _attempts.succeeded(before, outcome.seconds))
-            self._ended(done.name, f"ready after {done.seconds:.0f} s")
-            _fire(done.name, "ready", {"seconds": done.seconds, "stages": outcome.seconds})
-            log.info("%s: ready after %.0f s", done.name, done.seconds)
+            what = "moved" if before.get("work") == "move" else "ready"
+            self._ended(done.name, f"{what} after {done.seconds:.0f} s")
+            _fire(done.name, what, {"seconds": done.seconds, "stages": outcome.seconds})
+            log.info("%s: %s after %.0f s", done.name, what, done.seconds)
             return
         failure = {"stage": outcome.stage, "reason": outcome.reason}
         self._record(
@@ -620,7 +660,8 @@ class _Reconcile:
             _attempts.failed(before, time.time(), self.steps, seconds=outcome.seconds, **failure),
         )
         stage = f"{outcome.stage}: " if outcome.stage else ""
-        self._ended(done.name, f"failed: {stage}{outcome.reason}")
+        what = "not moved" if before.get("work") == "move" else "failed"
+        self._ended(done.name, f"{what}: {stage}{outcome.reason}")
         _fire(done.name, "failed", failure)
         log.warning("%s: %s%s", done.name, stage, outcome.reason)
         self._come_back_later()
@@ -698,8 +739,8 @@ def _fire(node: str, what: str, data: Mapping[str, Any]) -> None:
 # --- what runs in a process of its own -------------------------------------------------------------
 
 
-def _orchestrate(opts: dict[str, Any], task: dict[str, Any]) -> Any:
-    """Run ``orch.join`` for one node and return what became of it (an ``outcome.Outcome``)."""
+def _orchestrate(opts: dict[str, Any], mods: str, task: dict[str, Any]) -> Any:
+    """Run an orchestration for one node and return what became of it (an ``outcome.Outcome``)."""
     import salt.runner
     import salt.utils.user
 
@@ -708,20 +749,21 @@ def _orchestrate(opts: dict[str, Any], task: dict[str, Any]) -> Any:
             "state.orchestrate",
             # without a user the orchestration's own calls are refused by the master
             pub_data={"user": salt.utils.user.get_specific_user()},
-            kwarg={"mods": "orch.join", "pillar": {"task": task}},
+            kwarg={"mods": mods, "pillar": {"task": task}},
             print_event=False,
             full_return=True,
         )
     return SimpleNamespace(**_outcome.read(returned, task["node"])._asdict())
 
 
-def _settle(rack: Any, members: list[str], unsure: list[str]) -> Any:
+def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]) -> Any:
     """Bring the rest of the rack in line with the nodes that came or went.
 
     Args:
         rack: the rack.
         members: ids of the nodes that are Ready and that nobody works on.
         unsure: ids of nodes whose join tokens may have outlived their join.
+        drained: ids of nodes that were drained for work that is over, or was cut off.
 
     Returns:
         ``problems``, a line each (the next reconcile tries again), and ``freed``, the ids of
@@ -743,6 +785,9 @@ def _settle(rack: Any, members: list[str], unsure: list[str]) -> Any:
         for name in unsure
         if done(f"the join token of {name}", partial(_revoke, control_plane, name))
     ]
+    for name in drained:
+        uncordon = partial(_call, control_plane, "kubeadm.uncordon", {"node": name}, 2 * POLL)
+        done(f"{name} still takes no pods", uncordon)
     stale = _stale_routes(rack, members)
     told = _apply_on(stale, "cni")
     problems += [f"the routes of {name}: {problem}" for name, problem in told.items() if problem]
@@ -842,9 +887,10 @@ def _shipped_modules() -> dict[str, str]:
     """Return ``{"modules/node.py": SHA-256}`` of what this master serves, as ``node.modules`` does."""
     served = [Path(root) for root in __opts__["file_roots"].get("base", ())]
     kinds = [name.removeprefix("saltutil.sync_") for name in SYNC]
+    # Of two files with one name Salt serves that of the first root, so it comes last here.
     return {
         f"{kind}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for root in reversed(served)  # of two files with one name, Salt serves that of the first root
+        for root in reversed(served)
         for kind in kinds
         for path in (root / f"_{kind}").glob("*.py")
     }
@@ -927,6 +973,35 @@ def _wait_ready(node: str) -> float:
     return float(said["seconds"])
 
 
+def drain(node: str) -> dict[str, Any]:
+    """Have one node's pods started elsewhere: the first stage of ``orch.move`` that others notice.
+
+    The reconcile that sees the node Ready with nobody working on it lets pods onto it again, however
+    the work has ended.
+
+    node
+        Its id.
+
+    Returns ``{"ok": True, "left": [...]}`` with the pods that stay (nothing would start them
+    elsewhere), or ``{"ok": False, "reason": "one plain line"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.drain pi-07
+    """
+    return _staged(lambda: _drain(node))
+
+
+def _drain(node: str) -> dict[str, Any]:
+    rack = _rack()
+    patience = int(_settings(rack)["drain_timeout"])
+    wanted = {"node": node, "why": "container data moves", "timeout": patience}
+    said = _call(rack.control_planes[0], "kubeadm.drain", wanted, limit=patience + 4 * POLL)
+    return {"left": said["left"]}
+
+
 # --- for people ------------------------------------------------------------------------------------
 
 
@@ -938,9 +1013,10 @@ def status() -> Any:
 
     On the command line a table; with ``--out=json`` (or any other ``--out``), and to other programs,
     the document ``{"nodes": [{"id", "role", "key", "joined", "ready", "version", "ip", "reason",
-    "attempts", "last", "next", "stage", "seconds"}, ...], "problems": [...], "working": bool}``.
+    "attempts", "last", "next", "stage", "seconds", "move"}, ...], "problems": [...], "working": bool}``.
     ``key`` is accepted, pending, denied, rejected or none; joined and ready are null where they do
-    not apply or are not known; last and next are seconds since the epoch.
+    not apply or are not known; last and next are seconds since the epoch; move is null, or how far the
+    node's container data is on its way (``container_storage.status``).
 
     CLI Example:
 
@@ -971,18 +1047,30 @@ def _status() -> dict[str, Any]:
             nodes, _ = _cluster_now(control_plane, STATUS_ANSWER, STATUS_LIMIT)
     with _lock("reconcile.lock", wait=False) as idle:
         working = not idle
+    book = _book()
     rows = _rackplan.rows(
         keys=keys,
         roles=roles,
         refused=refused,
         nodes=nodes,
-        book=_book(),
+        book=book,
+        moves=_moves(book) if working else {},
         last_known=_known_cluster().get("nodes", {}),
         control_plane=control_plane,
         working=working,
         now=time.time(),
     )
     return {"nodes": rows, "problems": problems, "working": working}
+
+
+def _moves(book: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how far the nodes are whose container data is being moved."""
+    busy = [
+        name for name, said in book.items() if said.get("running") and said.get("work") == "move"
+    ]
+    asked = _asked(busy, "container_storage.status", poll=STATUS_ANSWER, limit=STATUS_LIMIT)
+    told = {name: said.get("move") for name, said, code in asked if not code}
+    return {name: told.get(name) or {} for name in busy}
 
 
 def validate() -> dict[str, Any]:

@@ -60,7 +60,14 @@ def test_files_are_short_and_use_nothing_of_the_event() -> None:
         assert "rack.wake" in text
 
 
-@pytest.mark.parametrize("tag", ["salt/minion/pi-01/start", "saltberry/node/prepared"])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "salt/minion/pi-01/start",
+        "saltberry/node/prepared",
+        "saltberry/node/pi-01/storage/wanted",
+    ],
+)
 def test_crafted_events_only_ask_for_a_look(
     request_file: Path, bus: Any, workspace: Path, tag: str
 ) -> None:

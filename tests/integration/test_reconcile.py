@@ -337,6 +337,67 @@ def test_routes_follow_a_node_that_is_gone(cluster: Standin, run: Callable[..., 
     assert sorted(cluster.calls("cni")[before:]) == ["cni cp1", "cni pi-01"]
 
 
+# --- container data moves --------------------------------------------------------------------------
+
+
+def moves(standin: Standin) -> list[str]:
+    """What was done about moving, in its order."""
+    return [line for line in standin.calls() if line.split()[0] in ("drain", "move", "uncordon")]
+
+
+def test_nodes_that_want_to_move_are_drained_and_moved_one_at_a_time(
+    cluster: Standin, run: Callable[..., Any], bus: Bus
+) -> None:
+    for name in ("pi-01", "pi-02"):
+        cluster.set(f"wants-{name}", "/srv/containers")
+    done = run("rack.reconcile")
+    assert done["nodes"]["pi-01"].startswith("moved after"), done
+    assert done["nodes"]["pi-02"].startswith("moved after"), done
+    assert moves(cluster) == [
+        "drain pi-01", "move pi-01", "uncordon pi-01", "drain pi-02", "move pi-02", "uncordon pi-02",
+    ]  # fmt: skip
+    assert {data["id"] for tag, data in bus.heard() if tag.endswith("/moved")} == {"pi-01", "pi-02"}
+    assert all(row(run("rack.status"), name)["reason"] == "" for name in ("pi-01", "pi-02"))
+
+
+def test_a_move_that_fails_is_named_left_alone_for_a_while_and_the_node_takes_pods_again(
+    cluster: Standin, run: Callable[..., Any]
+) -> None:
+    cluster.set("wants-pi-01", "/srv/containers")
+    cluster.set("move-fails-pi-01")
+    done = run("rack.reconcile")
+    assert done["nodes"]["pi-01"].startswith("not moved: move: prepared: "), done
+    assert moves(cluster) == ["drain pi-01", "move pi-01", "uncordon pi-01"]
+    entry = row(run("rack.status"), "pi-01")
+    assert entry["ready"] is True
+    assert entry["reason"].startswith("container data not moved: move: prepared: ")
+    assert "the disk is full" in entry["reason"]
+    # the pause holds; then it is tried again
+    run("rack.reconcile")
+    assert len(cluster.calls("move")) == 1
+    cluster.unset("move-fails-pi-01")
+    cluster.hurry("pi-01")
+    assert run("rack.reconcile")["nodes"]["pi-01"].startswith("moved after")
+    assert row(run("rack.status"), "pi-01")["reason"] == ""
+
+
+def test_a_node_left_drained_by_a_killed_master_takes_pods_again(
+    cluster: Standin, run: Callable[..., Any]
+) -> None:
+    cluster.node("pi-01", schedulable=False, drained_for="container data moves")
+    run("rack.reconcile")
+    assert moves(cluster) == ["uncordon pi-01"]
+
+
+def test_a_node_that_a_person_cordoned_stays_so_and_status_says_it(
+    cluster: Standin, run: Callable[..., Any]
+) -> None:
+    cluster.node("pi-01", schedulable=False)
+    run("rack.reconcile")
+    assert moves(cluster) == []
+    assert "cordoned" in row(run("rack.status"), "pi-01")["reason"]
+
+
 # --- failures --------------------------------------------------------------------------------------
 
 

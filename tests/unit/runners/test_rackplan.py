@@ -146,6 +146,43 @@ def test_a_member_that_is_not_ready_says_why() -> None:
     )
 
 
+def test_a_node_that_moves_says_how_far_it_is() -> None:
+    move = {"phase": "copying", "bytes_done": 3.2e9, "bytes_total": 8e10, "rate": 4.5e7}
+    row = rows(moves={"pi-01": move})["pi-01"]
+    assert row["ready"] is True
+    assert row["reason"] == "moves its container data: copying, 3.2 GB of 80.0 GB (45.0 MB/s)"
+    assert rows(moves={"pi-01": {}})["pi-01"]["reason"] == "moves its container data"
+
+
+def test_a_failed_move_is_said_of_a_node_that_is_ready() -> None:
+    record = {
+        "work": "move",
+        "stage": "move",
+        "reason": "the disk is full",
+        "attempts": 1,
+        "next": 100,
+    }
+    row = rows(book={"pi-01": record}, now=0)["pi-01"]
+    assert row["reason"].startswith("container data not moved: move: the disk is full (again in ")
+    assert rows(book={"pi-01": {**record, "work": "join"}})["pi-01"]["reason"] == ""
+
+
+def test_a_ready_node_that_takes_no_pods_says_who_closed_it() -> None:
+    closed = {**UP, "schedulable": False}
+    assert "kubectl uncordon" in rows(nodes={"cp1": UP, "pi-01": closed})["pi-01"]["reason"]
+    ours = {**closed, "drained_for": "container data moves"}
+    row = rows(nodes={"cp1": UP, "pi-01": ours})["pi-01"]
+    assert row["reason"] == "takes no pods: container data moves"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (4.7e6, "4.7 MB"), (8.01e10, "80.1 GB"), (5e12, "5.0 TB")],
+)
+def test_sizes(count: float, text: str) -> None:
+    assert rackplan.size(count) == text
+
+
 def test_an_id_that_is_no_host_name_is_named_and_that_is_all() -> None:
     row = rows(keys={"a\nb": "accepted"}, refused={"a\nb"})["a\nb"]
     assert (row["role"], row["joined"]) == (None, False)

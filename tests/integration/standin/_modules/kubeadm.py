@@ -105,5 +105,21 @@ def wait_ready(node, timeout=180):
     return {"ready": True, "seconds": 0.0, "reason": ""}
 
 
+def _mark(node, **facts):
+    _path(node).write_text(json.dumps({**nodes()[node], **facts}), encoding="utf-8")
+
+
+def drain(node, why, timeout=300):
+    _note("drain", node)
+    _mark(node, schedulable=False, drained_for=why)
+    return {"drained": True, "left": []}
+
+
+def uncordon(node):
+    _note("uncordon", node)
+    _mark(node, schedulable=True, drained_for="")
+    return True
+
+
 def ca_hash(path="/etc/kubernetes/pki/ca.crt"):
     raise CommandExecutionError(f"{path} cannot be read")

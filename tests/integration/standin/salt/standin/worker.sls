@@ -1,4 +1,5 @@
 include: [cni]
 
 prepared:
-  test.succeed_without_changes
+  module.run:
+    - container_storage.managed: []
