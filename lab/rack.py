@@ -175,6 +175,12 @@ class Rack:
             made.create()
         return made
 
+    def discard(self, node: str) -> None:
+        """Take a Pi away for good, with its card; the cluster and the master are not told."""
+        self.node(node).remove()
+        del self.nodes[node]
+        self.save()
+
     @property
     def master(self) -> Node:
         return self.node(MASTER)

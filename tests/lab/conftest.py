@@ -72,9 +72,7 @@ class Lab:
     def take_away(self, name: str) -> None:
         """A Pi leaves the rack for good: no node object, no key, no container."""
         if name in self.rack.nodes:
-            self.rack.node(name).remove()
-            del self.rack.nodes[name]
-            self.rack.save()
+            self.rack.discard(name)
         self.kubectl("delete", "node", name, "--ignore-not-found")
         self.master.run("salt-key", "-y", "-d", name, check=False)
 

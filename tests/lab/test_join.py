@@ -34,6 +34,17 @@ def test_first_nodes_are_ready_and_known(lab: Lab) -> None:
     assert not known["nfs1"]["joined"]
 
 
+def test_the_admin_on_the_master_may_ask_the_cluster(lab: Lab) -> None:
+    config = "/root/.kube/config"
+    lab.wait(
+        "the admin's kubeconfig on nfs1",
+        lambda: lab.master.run("test", "-s", config, check=False).returncode == 0,
+    )
+    assert lab.master.run("stat", "-c", "%a %U", config).stdout.strip() == "600 root"
+    listed = lab.master.run("kubectl", "get", "nodes", "-o", "name").stdout.split()
+    assert {"node/cp1", "node/pi-01"} <= set(listed)
+
+
 def test_plugged_pi_becomes_ready_and_its_pods_answer(lab: Lab, pi: str) -> None:
     from lab import lifecycle
 
@@ -121,6 +132,9 @@ def test_pi_that_fails_preflight_is_named_and_holds_nobody_up(lab: Lab, pi: str)
             lambda: next((e for e in [lab.status(bad)] if "10250" in str(e["reason"])), None), 300, every=2,
         )  # fmt: skip
         assert not entry["ready"], (reason, entry)
+        # nobody has to come by for the next try
+        timers = lab.master.run("systemctl", "list-timers", "--no-legend", "saltberry-retry.timer")
+        assert "saltberry-retry.timer" in timers.stdout
         node.run("systemctl", "stop", "squatter")
         lab.run("rack.retry", bad)
         lab.wait_ready(bad)
