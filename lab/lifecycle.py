@@ -95,9 +95,11 @@ def bring_up_master(rack: Rack, built: Artifacts, progress: Progress) -> None:
     new = MASTER not in rack.nodes
     if new:
         with progress.step(f"{MASTER}: boot") as step:
-            node = rack.add(
-                MASTER, {built.mirror: f"{MIRROR}:ro", rack.boot_partition(MASTER): BOOT}
-            )
+            share, target = rack.share(MASTER)
+            mounts = {
+                built.mirror: f"{MIRROR}:ro", rack.boot_partition(MASTER): BOOT, share: target,
+            }  # fmt: skip
+            node = rack.add(MASTER, mounts)
             # It is the mirror: its own packages come from its disk.
             _set_apt_source(rack, node, f"file:{MIRROR}")
             node.power_on()
@@ -143,7 +145,8 @@ def plug(rack: Rack, name: str, progress: Progress, *, role: str | None = None) 
         _name_in_pillar(rack, name, role)
     with progress.step(f"{name}: card") as step:
         boot = rack.boot_partition(name)
-        node = rack.add(name, {boot: BOOT})
+        share, target = rack.share(name)
+        node = rack.add(name, {boot: BOOT, share: target})
         _set_apt_source(rack, node, f"http://{rack.master_ip}")
         write_card(rack, name, boot)
         _mark(rack, name, "card", step.seconds)

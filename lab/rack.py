@@ -25,6 +25,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 REPO = "/srv/saltberry/repo"
 MIRROR = "/srv/saltberry/mirror"
 BOOT = "/boot/firmware"
+# Where nfs1 keeps the share, and where another node has its folder of it: nfs.path and nfs.mount of
+# the pillar's defaults.
+SHARE = "/srv/nfs"
+OWN_FOLDER = "/srv/share/node"
 MASTER = "nfs1"
 CONTROL_PLANE = "cp1"
 ROLES = ("worker", "control_plane")
@@ -191,6 +195,17 @@ class Rack:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def share(self, node: str) -> tuple[Path, str]:
+        """The share's folder on this machine that the node sees, and where it sees it.
+
+        The machine's kernel may have no NFS, so the lab brings the share by bind mounts: to nfs1 the
+        whole, to each other node its own folder, as the exports would.
+        """
+        whole = self.directory / "share"
+        path, target = (whole, SHARE) if node == MASTER else (whole / "nodes" / node, OWN_FOLDER)
+        path.mkdir(parents=True, exist_ok=True)
+        return path, target
+
     # -- what Salt says -----------------------------------------------------------------------
 
     def status(self) -> list[dict[str, Any]]:
@@ -292,6 +307,8 @@ def describe(rack: Rack) -> str:
         "  kube_proxy:",
         "    # The number of tracked connections is the host's; a node must not write it.",
         "    conntrack: {maxPerCore: 0}",
+        "# The share is brought to the nodes by bind mounts.",
+        "nfs: {manage_mounts: false}",
     ]
     if not rack.upstream:
         lines += [

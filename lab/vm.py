@@ -1,14 +1,17 @@
 """Virtual machines on a switch of their own, for what needs a kernel of its own: NFS, mounts, boots.
 
-A machine starts from the image of lab/vmimage.py with a layer of its own over it (qcow2), so that a run
-leaves nothing. It gets its name and its address on the kernel's command line, and runs commands
-through qemu-guest-agent on a virtio port: no keys, and no network that could be the one under test.
+A machine is the image of lab/vmimage.py with a layer of its own over it (qcow2), so that a run leaves
+nothing. Under emulation a boot takes a minute or more, so one machine is booted once, and what it had in
+memory and on disk is kept: each new machine goes on from there in seconds, under a name and an address of
+its own. From then on its reboots and power cuts are real ones. Commands run through qemu-guest-agent on a
+virtio port: no keys, and no network that could be the one under test.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -32,6 +35,13 @@ PROCESSORS = 2
 BOOT_SECONDS = 300.0
 """How long a boot may take under emulation, beside other machines that boot."""
 PROBE_SECONDS = 8.0
+SPARE_DISK = "/dev/disk/by-id/virtio-spare"
+"""A blank disk that every machine has beside its own (/dev/vdb)."""
+SPARE_SIZE = "1G"
+# What every run reads first is in memory already; nothing is left to be written.
+_WARM = (
+    f"salt-call --local test.ping >/dev/null; rm -rf /var/cache/salt; umount {vmimage.REPO}; sync"
+)
 _KERNEL_SPEAKS = "Linux version"
 _MACHINES = {"amd64": ("qemu-system-x86_64", "q35"), "arm64": ("qemu-system-aarch64", "virt")}
 _CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
@@ -40,6 +50,34 @@ _ENVIRONMENT = (
     "HOME=/root",
     "LANG=C.UTF-8",
 )
+# The machine's own name, address and random numbers, in place of those of the one that was booted.
+_INTRODUCE = """
+cat >/dev/urandom
+echo {name} >/etc/hostname
+hostname {name}
+sed -i 's/^id: .*/id: "{name}"/' /etc/salt/minion.d/saltberry.conf
+echo {name} >/etc/salt/minion_id
+cat >/etc/systemd/network/10-lab.network <<END
+[Match]
+Name=eth0
+[Link]
+MACAddress={mac}
+[Network]
+Address={ip}/24
+LinkLocalAddressing=no
+END
+ip link set eth0 address {mac}
+networkctl reload
+networkctl reconfigure eth0
+for _ in {{1..100}}; do ip -4 address show dev eth0 | grep -q ' {ip}/' && break; sleep 0.1; done
+ip -4 address show dev eth0 | grep -q ' {ip}/'
+sync
+"""
+_MOUNT_CHECKOUT = f"""
+mountpoint -q {vmimage.REPO} && exit
+blockdev --flushbufs /dev/disk/by-id/virtio-checkout
+mount /dev/disk/by-id/virtio-checkout {vmimage.REPO}
+"""
 
 
 class VMError(RuntimeError):
@@ -51,10 +89,15 @@ class VMError(RuntimeError):
 
 @dataclass(frozen=True)
 class Image:
-    """What `prepare` made: disk.raw, vmlinuz and initrd in ``directory``; ``accelerator`` runs here."""
+    """What `prepare` made.
+
+    ``directory`` holds disk.raw, vmlinuz and initrd; ``booted`` a machine that was booted from them:
+    root.qcow2 and its memory (None only while that is made). ``accelerator`` is QEMU's that runs here.
+    """
 
     directory: Path
     accelerator: str
+    booted: Path | None = None
 
 
 def prepare(cache: Path, progress: Progress) -> Image:
@@ -74,7 +117,30 @@ def prepare(cache: Path, progress: Progress) -> Image:
     store, debian = Store(cache.resolve(), progress), Debian()
     box = builder.ensure(store, debian)
     directory = vmimage.ensure(store, debian, wheels.ensure(store, box))
-    return Image(directory, accelerator(directory))
+    fresh = Image(directory, accelerator(directory))
+    return dataclasses.replace(fresh, booted=_booted(store, fresh))
+
+
+def _booted(store: Store, image: Image) -> Path:
+    """A machine that was booted once: its layer over the image, and its memory."""
+    program = _MACHINES[host.architecture()][0]
+    inputs = {
+        "image": image.directory.name,
+        # Memory only goes back into the machine that it is from.
+        "qemu": host.run([program, "--version"], step="asking for QEMU's version"),
+        "machine": VM.hardware(image.accelerator),
+        "warm": _WARM,
+    }
+
+    def build(partial: Path) -> None:
+        with net(image) as alone:
+            machine = alone.add("raspberrypi", 254)
+            machine.start()
+            machine.wait_ready()
+            machine.sh(_WARM, timeout=600)
+            machine.save(partial)
+
+    return store.ensure("booted", inputs, build, "booting a virtual machine (a minute or two)")
 
 
 def _install_packages(progress: Progress) -> None:
@@ -221,83 +287,87 @@ class _Agent(_Channel):
 
 @dataclass
 class VM:
-    """One virtual machine. Its root disk is /dev/vda, the extra ones follow as /dev/vdb and so on."""
+    """One virtual machine: its own disk is /dev/vda, a blank one /dev/vdb (SPARE_DISK)."""
 
     name: str
     ip: str
     net: Net
-    memory: int = MEMORY_MIB
-    # Sizes (as 512M) of blank disks by their serial, which is in /dev/disk/by-id/virtio-SERIAL.
-    blank_disks: Mapping[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
+    _met: bool = False
 
     def __post_init__(self) -> None:
         self.directory = self.net.directory / self.name
         self.directory.mkdir()
         self._agent = _Agent(self.directory / "agent")
         self._monitor = _Monitor(self.directory / "monitor")
+        image = self.net.image
+        below = image.booted / "root.qcow2" if image.booted else image.directory / "disk.raw"
+        form = "qcow2" if image.booted else "raw"
         host.run(
             [
-                "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw",
-                "-b", str(self.net.image.directory / "disk.raw"), str(self.directory / "root.qcow2"),
+                "qemu-img", "create", "-q", "-f", "qcow2", "-F", form, "-b", str(below),
+                str(self.directory / "root.qcow2"),
             ],
             step=f"making the disk of {self.name}",
         )  # fmt: skip
+        host.run(
+            ["truncate", "-s", SPARE_SIZE, str(self.directory / "spare.raw")],
+            step=f"making the spare disk of {self.name}",
+        )
         shutil.copy(self.net.checkout, self.directory / "checkout.raw")
-        for serial, size in self.blank_disks.items():
-            host.run(
-                ["truncate", "-s", size, str(self.directory / f"{serial}.raw")],
-                step=f"making the disk {serial} of {self.name}",
-            )
 
     @property
     def console(self) -> Path:
         """What the machine said on its serial line, over all its boots."""
         return self.directory / "console.log"
 
-    def command(self) -> list[str]:
-        """QEMU's command line."""
-        image, accelerator = self.net.image.directory, self.net.image.accelerator
+    @staticmethod
+    def hardware(accelerator: str) -> list[str]:
+        """The part of QEMU's command line that is the same for every machine."""
         program, machine = _MACHINES[host.architecture()]
         options = ",thread=multi,tb-size=256" if accelerator == "tcg" else ""
-        number = self.ip.rpartition(".")[2]
         return [
             program,
-            "-machine", machine, "-accel", f"{accelerator}{options}", "-cpu", "max" if accelerator == "tcg" else "host",
-            "-smp", str(PROCESSORS), "-m", str(self.memory),
+            "-machine", machine, "-accel", f"{accelerator}{options}",
+            "-cpu", "max" if accelerator == "tcg" else "host",
+            "-smp", str(PROCESSORS), "-m", str(MEMORY_MIB),
             "-nodefaults", "-display", "none",
-            "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd"),
-            "-append", self._kernel_command_line(),
-            "-chardev", f"file,id=console,append=on,path={self.console}", "-serial", "chardev:console",
-            "-qmp", f"unix:{self.directory / 'monitor'},server=on,wait=off",
+            "-append", (
+                f"root=/dev/vda rw console={_CONSOLES[host.architecture()]} quiet loglevel=4 "
+                "net.ifnames=0 systemd.show_status=0 mitigations=off"
+            ),
+            "-serial", "chardev:console",
             "-device", "virtio-rng-pci",
             "-device", "virtio-serial-pci",
-            "-chardev", f"socket,id=agent,path={self.directory / 'agent'},server=on,wait=off",
             "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
-            "-netdev", f"socket,id=net,mcast={self.net.group},localaddr=127.0.0.1",
-            "-device", f"virtio-net-pci,netdev=net,id=cable,mac=52:54:00:78:00:{int(number):02x}",
-            *self._drive("root.qcow2", "qcow2", ""),
-            *(part for serial in self.blank_disks for part in self._drive(f"{serial}.raw", "raw", serial)),
-            *self._drive("checkout.raw", "raw", "checkout"),
+            "-device", "virtio-net-pci,netdev=net,id=cable,mac=52:54:00:78:00:fe",
+            "-device", "virtio-blk-pci,drive=root",
+            "-device", "virtio-blk-pci,drive=spare,serial=spare",
+            "-device", "virtio-blk-pci,drive=checkout,serial=checkout",
         ]  # fmt: skip
 
-    def _drive(self, file: str, form: str, serial: str) -> list[str]:
+    def command(self) -> list[str]:
+        """QEMU's whole command line for the next start."""
+        image = self.net.image
+        going_on = image.booted is not None and not self._met
+        return [
+            *self.hardware(image.accelerator),
+            "-kernel", str(image.directory / "vmlinuz"), "-initrd", str(image.directory / "initrd"),
+            "-chardev", f"file,id=console,append=on,path={self.console}",
+            "-qmp", f"unix:{self.directory / 'monitor'},server=on,wait=off",
+            "-chardev", f"socket,id=agent,path={self.directory / 'agent'},server=on,wait=off",
+            "-netdev", f"socket,id=net,mcast={self.net.group},localaddr=127.0.0.1",
+            *self._drive("root", "root.qcow2", "qcow2"),
+            *self._drive("spare", "spare.raw", "raw"),
+            *self._drive("checkout", "checkout.raw", "raw"),
+            *(["-incoming", f"exec:cat '{image.booted}/memory'"] if going_on else []),
+        ]  # fmt: skip
+
+    def _drive(self, name: str, file: str, form: str) -> list[str]:
         # "unsafe" leaves out only the host's own fsync: what the guest flushed is in the host's page
         # cache, and a killed QEMU loses what the guest had not flushed, as a Pi without power does.
-        drive = f"if=none,id={file},file={self.directory / file},format={form},cache=unsafe,discard=unmap"
-        device = f"virtio-blk-pci,drive={file}" + (f",serial={serial}" if serial else "")
-        return ["-drive", drive, "-device", device]
-
-    def _kernel_command_line(self) -> str:
-        return " ".join(
-            (
-                "root=/dev/vda rw",
-                f"console={_CONSOLES[host.architecture()]}",
-                "net.ifnames=0 quiet loglevel=4 systemd.show_status=0 mitigations=off",
-                f"systemd.hostname={self.name}",
-                f"ip={self.ip}::{self.net.gateway}:255.255.255.0::eth0:off",
-            )
-        )
+        path = self.directory / file
+        return ["-drive", f"if=none,id={name},file={path},format={form},cache=unsafe,discard=unmap"]
 
     # -- power ----------------------------------------------------------------------------------
 
@@ -315,6 +385,44 @@ class VM:
             stderr=subprocess.STDOUT,
         )
 
+    def save(self, target: Path) -> None:
+        """Put its memory (memory) and its disk (root.qcow2) into a directory, and end it."""
+        ask = self._monitor.ask
+        ask("stop", 60)
+        ask("migrate-set-parameters", 60, {"max-bandwidth": 10**10})
+        ask("migrate", 60, {"uri": f"exec:cat >'{target}/memory'"})
+        while (status := ask("query-migrate", 60).get("status")) != "completed":
+            if status in ("failed", "cancelled"):
+                raise VMError(self._last_words(f"its memory could not be saved: {status}"))
+            time.sleep(0.1)
+        with contextlib.suppress(OSError):
+            ask("quit", 60)
+        assert self._process is not None
+        self._process.wait(60)
+        shutil.copy(self.directory / "root.qcow2", target / "root.qcow2")
+
+    def _go_on(self, deadline: float) -> None:
+        """Let a machine with a memory run, once it has all of it."""
+        status = "inmigrate"
+        while status == "inmigrate" and time.monotonic() < deadline and self.running():
+            with contextlib.suppress(OSError):
+                status = self._monitor.ask("query-status", 10)["status"]
+            time.sleep(0.1)
+        if status == "paused":
+            self._monitor.ask("cont", 10)
+
+    def _introduce(self) -> None:
+        """Give it its own name and address for good, the time, and the checkout."""
+        if not self._met:
+            number = int(self.ip.rpartition(".")[2])
+            self._agent.ask("guest-set-time", 60, {"time": time.time_ns()})
+            script = _INTRODUCE.format(
+                name=self.name, ip=self.ip, mac=f"52:54:00:78:00:{number:02x}"
+            )
+            self.run("bash", "-ec", script, stdin=os.urandom(512))
+            self._met = True
+        self.sh(_MOUNT_CHECKOUT)
+
     def running(self) -> bool:
         """Whether it has power."""
         return self._process is not None and self._process.poll() is None
@@ -326,6 +434,7 @@ class VM:
             VMError: not within ``seconds``; with the last lines of its console.
         """
         deadline = time.monotonic() + seconds
+        self._go_on(deadline)
         said = "no answer of its agent"
         while time.monotonic() < deadline:
             if not self.running():
@@ -338,6 +447,7 @@ class VM:
                 )
                 said = done.stdout.strip()
                 if said in ("running", "degraded"):
+                    self._introduce()
                     return
             except OSError:
                 time.sleep(0.3)
@@ -485,14 +595,9 @@ class Net:
         number, port = random.randrange(1, 255), random.randrange(20000, 60000)
         self.group = f"239.78.{number}.{random.randrange(1, 255)}:{port}"
 
-    @property
-    def gateway(self) -> str:
-        """An address that nobody has: the net leads nowhere."""
-        return f"{self.subnet}.1"
-
-    def add(self, name: str, number: int, **options: Any) -> VM:
+    def add(self, name: str, number: int) -> VM:
         """A machine (without power) with the address ``subnet``.``number``."""
-        self.vms[name] = VM(name, f"{self.subnet}.{number}", self, **options)
+        self.vms[name] = VM(name, f"{self.subnet}.{number}", self)
         return self.vms[name]
 
     def start(self) -> None:

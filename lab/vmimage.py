@@ -19,7 +19,7 @@ from lab.store import Store, contents
 DISK_SIZE = "4G"
 CHECKOUT = Path(__file__).resolve().parent.parent
 REPO = "/srv/saltberry/repo"
-REPO_LABEL = "saltberry-repo"
+CHECKOUT_SIZE = "32M"
 # What a machine needs to be one, and to be talked to.
 SYSTEM_PACKAGES = (
     "apt",
@@ -67,20 +67,20 @@ MASKED = (
     "fstrim.timer",
     "getty@tty1.service",
     "serial-getty@ttyS0.service",
+    "systemd-binfmt.service",
     "systemd-timesyncd.service",
+    "systemd-update-utmp.service",
 )
 ENABLED = (
     "systemd-networkd.service",
     "systemd-network-generator.service",
     "qemu-guest-agent.service",
 )
-# systemd takes name and address from the kernel's command line, so that one image serves all.
+# A machine gets a name and an address of its own when it is first switched on (lab/vm.py).
 FILES = {
-    "etc/fstab": (
-        "/dev/vda / ext4 noatime 0 1\n"
-        f"LABEL={REPO_LABEL} /srv/saltberry/lower ext4 ro 0 0\n"
-        f"overlay {REPO} overlay lowerdir=/srv/saltberry/lower,upperdir=/srv/saltberry/upper,"
-        "workdir=/srv/saltberry/work,x-systemd.requires-mounts-for=/srv/saltberry/lower 0 0\n"
+    "etc/fstab": "/dev/vda / ext4 noatime 0 1\n",
+    "etc/systemd/network/10-lab.network": (
+        "[Match]\nName=eth0\n[Network]\nAddress=192.168.78.254/24\nLinkLocalAddressing=no\n"
     ),
     "etc/hostname": "raspberrypi\n",
     "etc/hosts": "127.0.0.1 localhost\n",
@@ -175,7 +175,7 @@ def checkout_disk(directory: Path) -> Path:
             shutil.copy2(source, target, follow_symlinks=False)
     tree.chmod(0o755)
     disk = directory / "checkout.raw"
-    make_disk(disk, tree, "64M", REPO_LABEL)
+    make_disk(disk, tree, CHECKOUT_SIZE, "saltberry-repo")
     shutil.rmtree(tree)
     return disk
 
