@@ -135,6 +135,32 @@ def awaited(
     return ret
 
 
+def unit(name: str, text: str) -> dict[str, Any]:
+    """Have a unit file of this content.
+
+    name
+        File below ``/etc/systemd/system``.
+    text
+        Its content. What it changes counts from the unit's next start.
+    """
+    ret = _ret(name)
+    old = __salt__["systemd_mount.unit_text"](name)
+    if old == text:
+        ret["comment"] = f"{name} is in place"
+        return ret
+    ret["changes"] = {"diff": __utils__["conffiles.diff"](old, text)}
+    if __opts__["test"]:
+        ret.update(result=None, comment=f"{name} would be changed")
+        return ret
+    try:
+        __salt__["systemd_mount.write_unit"](name, text)
+    except (CommandExecutionError, OSError) as exc:
+        ret.update(result=False, changes={}, comment=str(exc))
+        return ret
+    ret["comment"] = f"{name} was changed"
+    return ret
+
+
 def needed_by(
     name: str, units: Sequence[str], mounts: Sequence[str] | None = None
 ) -> dict[str, Any]:
@@ -169,39 +195,4 @@ def needed_by(
         ret.update(result=False, changes={}, comment=str(exc))
         return ret
     ret["comment"] = f"bound to {name}: {', '.join(wrong)}"
-    return ret
-
-
-def needed_by_none(name: str, units: Sequence[str], in_use: bool = False) -> dict[str, Any]:
-    """Have services that start without the mount they once needed.
-
-    name
-        Anything.
-    units
-        The services.
-    in_use
-        True as long as one of them still has its data on the mount: then nothing is taken away.
-    """
-    ret = _ret(name)
-    there = [
-        dropin
-        for dropin in (__salt__["systemd_mount.dropin_of"](unit) for unit in units)
-        if __salt__["systemd_mount.unit_text"](dropin)
-    ]
-    if not there:
-        ret["comment"] = "nothing holds them"
-        return ret
-    if in_use:
-        ret["comment"] = "the engines still have their data on the mount; they stay bound to it"
-        return ret
-    ret["changes"] = {"removed": there}
-    if __opts__["test"]:
-        ret.update(result=None, comment=f"would be removed: {', '.join(there)}")
-        return ret
-    try:
-        __salt__["systemd_mount.remove_units"](there)
-    except (CommandExecutionError, OSError) as exc:
-        ret.update(result=False, changes={}, comment=str(exc))
-        return ret
-    ret["comment"] = f"removed: {', '.join(there)}"
     return ret

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import salt.config
 import yaml
+from salt.exceptions import CommandExecutionError
 from saltfactories.utils.functional import Loaders
 
 REPO = Path(__file__).resolve().parents[2]
@@ -62,6 +64,21 @@ PILLARS: dict[str, dict[str, Any]] = {
     },
     "no mirror": {"mirror": {"enabled": False}},
     "odd but allowed": {"rack": {"name": "yes: [berry] #1"}},
+    "images on the share": {
+        "nfs": {"disk": "LABEL=share", "volumes": {"media": {"read_only": True}, "work": {}}},
+        "container_storage": {"backend": "nfs-image", "size": "64G"},
+        "docker": {"enabled": True},
+        "cluster": {**CLUSTER, "nodes": {**CLUSTER["nodes"], "pi-99": {"ip": "192.168.1.99"}}},
+    },
+    "a disk to be formatted": {
+        "nfs": {"disk": "LABEL=share", "format": "/dev/disk/by-id/usb-none"},
+        "container_storage": {"backend": "disk", "disk": "LABEL=engines"},
+    },
+    "a share by other means": {
+        "nfs": {"manage_mounts": False},
+        "container_storage": {"backend": "nfs-image"},
+    },
+    "no share": {"nfs": {"enabled": False}},
 }  # fmt: skip
 
 
@@ -80,6 +97,17 @@ def rack_of(roles: list[str], pillar: dict[str, Any]) -> dict[str, Any]:
     node = IDS.get("-".join(roles), "pi-01")
     rack["node"] = {"id": node, "roles": roles, "ip": NODES[node]["ip"], "named": True}
     return rack
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernel_with_nfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have modprobe find NFS, whatever this machine's kernel is: the branch with it is the longer."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "modprobe").write_text("#!/bin/sh\nexit 0\n")
+    (folder / "modprobe").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +180,8 @@ def test_every_component_stands_on_its_own(loaders: Any) -> None:
     """The master applies single ones: cni when nodes come or go, kubeadm.joined with a ticket."""
     modules = loaders(["worker"], {}).modules
     for sls in ("base", "containerd", "kubernetes", "kubeadm.initialized", "kubeadm.joined", "cni",
-                "mirror", "kubeconfig", "salt_master", "salt_minion"):  # fmt: skip
+                "mirror", "kubeconfig", "salt_master", "salt_minion", "nfs.server", "nfs.client",
+                "container_storage", "container_storage.mounted", "docker"):  # fmt: skip
         low = modules.state.show_low_sls(sls)
         assert low
         assert all(isinstance(chunk, dict) for chunk in low), low
@@ -241,9 +270,151 @@ def test_the_mirror_is_for_the_rack(highstate: Any, name: str, listen: str | Non
     assert registry["storage"]["maintenance"]["readonly"]["enabled"] is True
 
 
+def order(low: Low) -> list[str]:
+    """Return the ids of a highstate in the order in which they run, as far as that is fixed."""
+    return [chunk["__id__"] for chunk in sorted(low, key=lambda chunk: chunk["order"])]
+
+
+def test_each_nodes_folder_is_for_it_alone(loaders: Any) -> None:
+    made = loaders(["storage", "master"], PILLARS["images on the share"])
+    exports = made.modules.nfs.exports().splitlines()[1:]
+    clients = {line.split()[0]: line.split()[1:] for line in exports}
+    assert list(clients) == [
+        "/srv/nfs/nodes/cp1", "/srv/nfs/nodes/pi-01", "/srv/nfs/nodes/pi-99",
+        "/srv/nfs/volumes/media", "/srv/nfs/volumes/work",
+    ]  # fmt: skip
+    assert [client.split("(")[0] for client in clients["/srv/nfs/nodes/pi-01"]] == ["192.168.1.21"]
+    assert [client.split("(")[0] for client in clients["/srv/nfs/nodes/pi-99"]] == ["192.168.1.99"]
+    everyone = [client.split("(")[0] for client in clients["/srv/nfs/volumes/work"]]
+    assert everyone == ["192.168.1.11", "192.168.1.21", "192.168.1.99"]
+    uids = set()
+    for path, entries in clients.items():
+        for entry in entries:
+            options = entry.split("(")[1].rstrip(")").split(",")
+            assert {"root_squash", "all_squash", "sync", "sec=sys"} <= set(options)
+            assert "mountpoint=/srv/nfs" in options
+            assert ("ro" if path.endswith("media") else "rw") in options
+            (uid,) = [option for option in options if option.startswith("anonuid=")]
+            uids.add((path if "/nodes/" in path else "volumes", uid))
+    assert len(uids) == len({uid for _, uid in uids}) == 4
+    folders = made.modules.nfs.folders()
+    # pi-02 has no address yet, but has its folder
+    assert folders["/srv/nfs/nodes/pi-02"]["mode"] == "0700"
+    for path, uid in uids:
+        if path != "volumes":
+            assert folders[path] == {"uid": int(uid.removeprefix("anonuid=")), "mode": "0700"}
+    assert folders["/srv/nfs/nodes"] == {"uid": 0, "mode": "0711"}
+
+
+def test_a_share_without_a_disk_is_a_plain_folder(loaders: Any, highstate: Any) -> None:
+    assert "mountpoint" not in loaders(["storage", "master"], {}).modules.nfs.exports()
+    ids = {chunk["__id__"] for chunk in highstate(["storage", "master"])}
+    assert {"nfs-disk", "nfs-exports", "nfs-server-running"} <= ids
+    assert "nfs-disk-formatted" not in ids
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("a share by other means", "manage_mounts is false"), ("no share", "enabled is false")],
+)
+def test_without_a_managed_share_it_says_why(highstate: Any, name: str, why: str) -> None:
+    low = highstate(["storage", "master"], name)
+    assert why in values(low, "nfs-server-not-here")["text"]
+    assert not {"nfs-exports", "nfs-server-packages"} & set(order(low))
+    low = highstate(["worker"], name)
+    assert why in values(low, "nfs-client-not-here")["text"]
+    assert "nfs-awaited" not in order(low)
+
+
+def test_a_kernel_without_nfs_is_told_of(
+    loaders: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if "nfs" in Path("/proc/filesystems").read_text().split():
+        pytest.fail("this kernel has NFS loaded; run this where it has not")
+    (tmp_path / "modprobe").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "modprobe").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    nfs = loaders(["worker"], {}).modules.nfs
+    assert nfs.why_not("client") == "this kernel cannot mount NFS"
+    assert nfs.why_not("server") == "this kernel has no NFS server (nfsd)"
+    backend = loaders(["worker"], PILLARS["images on the share"]).modules.storage_backend
+    with pytest.raises(CommandExecutionError, match="cannot be had on this node: this kernel"):
+        backend.settings()
+
+
+def test_a_worker_without_an_address_stays_local_until_it_has_one(loaders: Any) -> None:
+    pillar = merged(PILLARS["images on the share"], {"nodes": {"pi-01": {"ip": None}}})
+    found = loaders(["worker"], pillar).modules.storage_backend.settings()
+    assert found["target"] == "local"
+    assert "nodes.pi-01.ip" in found["later"]
+    low = loaders(["worker"], pillar).modules.state.show_low_sls("container_storage")
+    assert "nodes.pi-01.ip" in values(low, "container-storage-local")["text"]
+    assert values(low, "container-storage-managed")["name"] == "local"
+
+
+def test_share_then_image_then_move_then_engines(highstate: Any) -> None:
+    low = highstate(["worker"], "images on the share")
+    wanted = ["nfs-mount-/srv/share/node", "container-storage-image", "container-storage-lock",
+              "container-storage-check", "container-storage-mounted", "containerd-packages",
+              "docker-config", "docker-packages", "containerd-config", "container-storage-managed",
+              "containerd-running", "docker-running", "kubernetes-packages"]  # fmt: skip
+    assert [each for each in order(low) if each in wanted] == wanted
+    mounted = values(low, "container-storage-mounted")
+    assert mounted["what"] == "/srv/share/node/containers.img"
+    assert {"loop", "discard", "_netdev", "nofail"} <= set(mounted["unit"]["options"])
+    assert values(low, "container-storage-managed")["name"] == "/srv/containers"
+    assert values(low, "container-storage-image")["size"] == "64G"
+    share = values(low, "nfs-mount-/srv/share/node")
+    assert share["what"] == "192.168.1.10:/srv/nfs/nodes/pi-01"
+    assert share["must"] is False
+    assert {"nfsvers=4.2", "hard", "_netdev", "nofail"} <= set(share["unit"]["options"])
+
+
+def test_a_disk_of_the_nodes_own(highstate: Any) -> None:
+    low = highstate(["worker"], "a disk to be formatted")
+    mounted = values(low, "container-storage-mounted")
+    assert (mounted["name"], mounted["what"]) == ("/srv/containers", "LABEL=engines")
+    assert "container-storage-image" not in order(low)
+    low = highstate(["storage", "master"], "a disk to be formatted")
+    assert order(low).index("nfs-disk-formatted") < order(low).index("nfs-disk")
+    assert values(low, "nfs-disk-formatted")["spec"] == "LABEL=share"
+
+
+def test_an_image_on_a_share_that_somebody_else_brings(highstate: Any) -> None:
+    low = highstate(["worker"], "a share by other means")
+    assert values(low, "container-storage-image")["name"] == "/srv/share/node/containers.img"
+    assert values(low, "container-storage-managed")["name"] == "/srv/containers"
+
+
+def test_the_master_says_when_a_node_is_drained(loaders: Any) -> None:
+    for drained in (True, False):
+        pillar = {"container_storage_drained": True} if drained else {}
+        low = loaders(["worker"], pillar).modules.state.show_low_sls("container_storage")
+        assert values(low, "container-storage-managed")["drained"] is drained
+
+
+def test_docker_is_only_where_it_is_wanted(highstate: Any) -> None:
+    assert not [each for each in order(highstate(["worker"])) if each.startswith("docker")]
+
+
+def test_a_storage_node_that_runs_pods_binds_its_own_folder(loaders: Any) -> None:
+    pillar = merged(
+        PILLARS["images on the share"], {"nodes": {"nfs1": {"roles": ["storage", "worker"]}}}
+    )
+    rack = loaders(["storage", "master"], pillar)
+    (node, *_) = rack.modules.nfs.mounts()
+    assert node["what"] == "/srv/nfs/nodes/nfs1"
+    assert node["unit"]["options"][0] == "bind"
+    assert "/srv/nfs/nodes/nfs1 " not in rack.modules.nfs.exports()
+
+
 @pytest.mark.skipif(not Path("/usr/bin/dpkg-query").exists(), reason="needs Debian's dpkg")
+@pytest.mark.parametrize("name", ["air-gapped", "images on the share"])
 @pytest.mark.parametrize("roles", ROLES, ids="-".join)
-def test_a_test_run_on_a_blank_node_fails_nowhere(loaders: Any, roles: list[str]) -> None:
-    returned = loaders(roles, PILLARS["air-gapped"]).modules.state.apply(test=True)
+def test_a_test_run_on_a_blank_node_fails_nowhere(
+    loaders: Any, roles: list[str], name: str
+) -> None:
+    blank = {**PILLARS[name], "cluster": {}}
+    returned = loaders(roles, blank).modules.state.apply(test=True)
     assert [ret for ret in returned if ret.result is False] == []
     assert any(ret.result is None for ret in returned)

@@ -1,7 +1,20 @@
 # The node that runs the API server, the controllers and etcd.
 include:
   - base
+  # The engines' disk before the engines, their data where it belongs before they are used.
+  - nfs.client
+  - container_storage.mounted
+  - containerd.installed
+  {%- if pillar['docker']['enabled'] %}
+  - docker.configured
+  - docker.installed
+  {%- endif %}
+  - containerd.configured
+  - container_storage
   - containerd
+  {%- if pillar['docker']['enabled'] %}
+  - docker
+  {%- endif %}
   - kubernetes
   - kubeadm.initialized
   - cni

@@ -1,4 +1,5 @@
-# Stop serving the mirror; what is on the disk stays. Only on request:
+# Stop serving mirror and share; what is on the disk stays. Only on request:
 #   salt nfs1 state.apply roles.storage.absent
 include:
   - mirror.absent
+  - nfs.server.absent

@@ -1,7 +1,8 @@
-# The node with the disk: the mirror that the others install from. No Kubernetes node, so of base
-# only what makes it findable.
+# The node with the disk: the share, and the mirror that the others install from. No Kubernetes node,
+# so of base only what makes it findable.
 include:
   - base.hostname
   - base.hosts
+  - nfs.server
   - mirror
   - salt_minion

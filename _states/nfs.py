@@ -1,0 +1,47 @@
+"""State of the exports: a file that the NFS server reads again when it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "nfs"
+
+__salt__: dict[str, Callable[..., Any]]
+__utils__: dict[str, Callable[..., Any]]
+__opts__: dict[str, Any]
+
+
+def exported(name: str) -> dict[str, Any]:
+    """Have the folders of the share exported as the pillar says, and nothing else from this file.
+
+    name
+        The exports file, below ``/etc/exports.d``.
+
+    A server that is not running reads it when it starts.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        text = __salt__["nfs.exports"]()
+    except CommandExecutionError as exc:
+        ret.update(result=False, comment=str(exc))
+        return ret
+    old = __utils__["conffiles.read"](name)
+    if old == text:
+        ret["comment"] = "the exports are as wanted"
+        return ret
+    ret["changes"] = {"diff": __utils__["conffiles.diff"](old, text)}
+    if __opts__["test"]:
+        ret.update(result=None, comment=f"{name} would be changed")
+        return ret
+    try:
+        __utils__["conffiles.write"](name, text)
+        if __salt__["nfs.server_running"]():
+            __salt__["nfs.export"]()
+    except (CommandExecutionError, OSError) as exc:
+        ret.update(result=False, comment=str(exc))
+        return ret
+    ret["comment"] = f"{name} was changed"
+    return ret

@@ -1,0 +1,9 @@
+# Stop serving the share; what is on the disk stays, and stays mounted. Only on request.
+nfs-server-dead:
+  service.dead:
+    - name: nfs-server
+    - enable: False
+
+nfs-exports-absent:
+  file.absent:
+    - name: /etc/exports.d/saltberry.exports
