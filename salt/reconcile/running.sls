@@ -1,3 +1,6 @@
+include:
+  - reconcile.installed
+
 {%- for unit in ['saltberry-reconcile.path', 'saltberry-reconcile.timer'] %}
 reconcile-{{ unit }}-running:
   service.running:
