@@ -1,6 +1,6 @@
 # Two commands do everything: `make rack` and `make test`. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help rack test build unit integration lab lint bench clean
+.PHONY: help rack test build unit integration lab vm lint bench clean
 
 PYTEST = .venv/bin/python -m pytest
 
@@ -11,7 +11,7 @@ rack: ## a rack on this machine: nfs1, cp1, pi-01; then plug in pi-02 and watch 
 	@./rack up
 	@./rack plug pi-02
 
-test: lint build unit integration lab ## install what is needed, then lint and run every test
+test: lint build unit integration lab vm ## install what is needed, then lint and run every test
 
 build: ## what racks are made of: root file systems, Kubernetes, packages, images (cached)
 	@./rack build
@@ -24,6 +24,9 @@ integration: dev ## real salt-master and minions on this machine (a minute or tw
 
 lab: dev ## a rack of its own: real kubeadm, power cuts, killed masters (needs root)
 	$(PYTEST) tests/lab
+
+vm: dev ## virtual machines with kernels of their own: the real NFS share (needs root)
+	$(PYTEST) tests/vm
 
 lint: dev ## ruff, mypy, yamllint, salt-lint, shellcheck
 	.venv/bin/ruff check .

@@ -597,8 +597,12 @@ class Net:
 
     def add(self, name: str, number: int) -> VM:
         """A machine (without power) with the address ``subnet``.``number``."""
-        self.vms[name] = VM(name, f"{self.subnet}.{number}", self)
+        self.vms[name] = VM(name, self.address(number), self)
         return self.vms[name]
+
+    def address(self, number: int) -> str:
+        """An address of the net."""
+        return f"{self.subnet}.{number}"
 
     def start(self) -> None:
         """Power to all, then wait for all."""

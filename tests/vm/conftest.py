@@ -1,0 +1,338 @@
+"""Three virtual machines for the whole suite: nfs1 serves, pi-01 and pi-02 have containers.
+
+They start once; what the tests look at is done to all three at the same time, as far as it can be (the
+machines are emulated where KVM does not run, and a salt-call takes twenty seconds). A test names what
+it needs as a fixture and judges it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from lab import vm
+from lab.cli import CACHE
+from lab.host import StepFailed
+from lab.progress import Progress
+from lab.vm import SPARE_DISK, VM, Net
+from lab.vmimage import REPO
+
+CONSOLES = CACHE / "log" / "vm-consoles"
+ADDRESSES = {"nfs1": 10, "pi-01": 21, "pi-02": 22}
+IMAGE = "/srv/share/node/containers.img"
+# What the role worker does to the engines, in its order; without Kubernetes.
+ENGINES = (
+    "nfs.client", "container_storage.mounted", "containerd.installed", "docker.configured",
+    "docker.installed", "containerd.configured", "container_storage", "containerd", "docker",
+)  # fmt: skip
+# The shipped minion settings, with the checkout on this machine in place of a master.
+LOCAL = f"""
+file_client: local
+file_roots: {{base: [{REPO}/salt]}}
+pillar_roots: {{base: [{REPO}/pillar]}}
+pillar_dirs: [{REPO}/_pillar]
+ext_pillar: [{{saltberry: {{}}}}]
+pillar_source_merging_strategy: recurse
+module_dirs: [{REPO}/_modules]
+states_dirs: [{REPO}/_states]
+utils_dirs: [{REPO}/_utils]
+"""
+# A container with a volume, as a person has one before anything moves; and a busy one for later.
+CONTAINERS = """
+systemctl start docker
+mkdir -p /tmp/image/bin /tmp/image/data
+cp /bin/busybox /tmp/image/bin/
+for name in sh cat head sha256sum sleep sync mv seq; do ln -sf busybox /tmp/image/bin/$name; done
+tar -C /tmp/image -c . | docker import - lab/busybox >/dev/null
+docker volume create kept >/dev/null
+docker run -d --name old --restart=always --network=none -v kept:/data lab/busybox \
+    sh -c 'cat /proc/sys/kernel/random/boot_id >/layer; head -c 3000000 /dev/urandom >/data/blob
+           trap exit TERM; while :; do sleep 1; done' >/dev/null
+until docker exec old sh -c 'test $(cat /data/blob | head -c 3000000 | sha256sum | head -c 1)' 2>/dev/null
+do sleep 0.5; done
+sleep 1
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.vm)
+
+
+class Pi:
+    """One machine, and the Salt on it."""
+
+    def __init__(self, machine: VM) -> None:
+        self.vm = machine
+        self.sh = machine.sh
+
+    def said(self, script: str, timeout: float = 300) -> str:
+        """What lines of bash print, without the last line's end; raises when they fail."""
+        return self.sh(script, timeout=timeout).stdout.rstrip("\n")
+
+    def configure(self, nodes: dict[str, Any], **pillar: Any) -> None:
+        """The minion's settings, and the rack's pillar."""
+        self.vm.write("/etc/salt/minion.d/zz-local.conf", LOCAL)
+        own: dict[str, dict[str, Any]] = {
+            name: {"ip": self.vm.net.address(number)} for name, number in ADDRESSES.items()
+        }
+        own["nfs1"]["roles"] = ["storage", "master"]
+        own["cp1"] = {"ip": self.vm.net.address(11), "roles": ["control_plane"]}
+        for name, extra in nodes.items():
+            own[name].update(extra)
+        rack = {"rack": {"network": f"{self.vm.net.subnet}.0/24"}, "nodes": own, **pillar}
+        self.vm.write(f"{REPO}/pillar/rack.sls", json.dumps(rack))
+
+    def call(self, *argv: str, timeout: float = 600) -> Any:
+        """`salt-call --local …`; its return."""
+        done = self.vm.run(
+            "salt-call", "--local", "--out=json", "--log-level=error", *argv,
+            check=False, timeout=timeout,
+        )  # fmt: skip
+        try:
+            return json.loads(done.stdout)["local"]
+        except (ValueError, KeyError):
+            raise AssertionError(
+                f"{self.vm.name}: salt-call {argv}: {done.stdout}{done.stderr}"
+            ) from None
+
+    def apply(self, *sls: str, test: bool = False, timeout: float = 900) -> Applied:
+        """`state.apply` of these SLS files."""
+        returned = self.call("state.apply", ",".join(sls), f"test={test}", timeout=timeout)
+        assert isinstance(returned, dict), f"{self.vm.name}: {sls} do not compile: {returned}"
+        return Applied(self.vm.name, list(returned.values()))
+
+    def wait(self, what: str, script: str, seconds: float = 180) -> str:
+        """Run bash again and again until it succeeds; what it said then."""
+        deadline = time.monotonic() + seconds
+        while True:
+            done = self.sh(script, check=False)
+            if done.returncode == 0:
+                return done.stdout.strip()
+            if time.monotonic() > deadline:
+                log = self.sh(
+                    "journalctl -b -n 40 --no-pager -p notice; systemctl list-jobs", check=False
+                )
+                raise AssertionError(
+                    f"{self.vm.name}: not within {seconds:.0f} s: {what}: {done.stdout}{done.stderr}"
+                    f"\n{log.stdout}"
+                )
+            time.sleep(1)
+
+
+@dataclass
+class Applied:
+    """What a `state.apply` returned."""
+
+    node: str
+    states: list[dict[str, Any]]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{state['__sls__']}: {state['__id__']}: {state['result']}: {state['comment']}"
+            for state in self.states
+        ]
+        return "\n".join([f"{self.node}:", *lines])
+
+    def state(self, state_id: str) -> dict[str, Any]:
+        """The one state with this id."""
+        (found,) = [state for state in self.states if state["__id__"] == state_id]
+        return found
+
+    @property
+    def failed(self) -> list[str]:
+        return [f"{s['__id__']}: {s['comment']}" for s in self.states if s["result"] is False]
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        return {s["__id__"]: s["changes"] for s in self.states if s["changes"]}
+
+    def good(self) -> Applied:
+        """Itself, unless a state failed."""
+        assert not self.failed, str(self)
+        return self
+
+
+# -- the machines -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def image() -> vm.Image:
+    try:
+        return vm.prepare(CACHE, Progress())
+    except (vm.VMError, StepFailed) as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def net(image: vm.Image, request: pytest.FixtureRequest) -> Iterator[Net]:
+    with vm.net(image) as made:
+        for name, number in ADDRESSES.items():
+            made.add(name, number)
+        made.start()
+        yield made
+        if request.session.testsfailed:
+            made.keep_consoles(CONSOLES)
+            print(f"\nwhat the machines said on their consoles: {CONSOLES}")
+
+
+@pytest.fixture(scope="session")
+def nfs1(net: Net) -> Pi:
+    return Pi(net.vms["nfs1"])
+
+
+@pytest.fixture(scope="session")
+def pi_01(net: Net) -> Pi:
+    return Pi(net.vms["pi-01"])
+
+
+@pytest.fixture(scope="session")
+def pi_02(net: Net) -> Pi:
+    return Pi(net.vms["pi-02"])
+
+
+# -- what is done to them ---------------------------------------------------------------------
+
+
+def traces(pi: Pi) -> str:
+    """What a run in test mode could have touched: files, mounts, enabled and running units."""
+    return pi.said(
+        "find /etc /srv /var/lib/docker -xdev -not -path '/srv/saltberry/*' -not -path '/etc/salt/*'"
+        " -printf '%p %T@ %s %m %U\\n' 2>/dev/null | grep -v -e '^/etc ' -e machine-id | sort;"
+        " findmnt --raw -o TARGET,SOURCE,OPTIONS; systemctl list-unit-files --no-legend --state=enabled;"
+        " ls -l /dev/disk/by-label"
+    )
+
+
+@dataclass
+class Before:
+    """A node's containers before the move."""
+
+    blob: str
+    layer: str
+    container: str
+
+
+def with_containers(pi: Pi) -> Before:
+    pi.sh(CONTAINERS)
+    return look(pi)
+
+
+def look(pi: Pi) -> Before:
+    """Checksum of the volume, what the container wrote to its layer, its id."""
+    return Before(
+        blob=pi.said(
+            "docker run --rm --network=none -v kept:/data lab/busybox sha256sum /data/blob"
+        ),
+        layer=pi.said("docker cp old:/layer - | tar -xO | sha256sum"),
+        container=pi.said("docker inspect -f '{{.Id}}' old"),
+    )
+
+
+@dataclass
+class Served:
+    """nfs1: a disk with a file system refused; the same disk, blank, taken."""
+
+    refused: Applied
+    kept: str
+    traces_before: str
+    tested: Applied
+    traces_after: str
+    applied: Applied
+    again: Applied
+
+
+def serve(pi: Pi) -> Served:
+    pi.configure({}, nfs={"disk": "LABEL=share", "format": SPARE_DISK})
+    pi.sh(f"mkfs.ext4 -q -L precious {SPARE_DISK}; sync")
+    refused = pi.apply("nfs.server")
+    kept = pi.said(f"blkid -p -s LABEL -o value {SPARE_DISK}")
+    pi.sh(f"wipefs -qa {SPARE_DISK}; udevadm settle")
+    before = traces(pi)
+    tested = pi.apply("nfs.server", test=True)
+    after = traces(pi)
+    applied = pi.apply("nfs.server")
+    return Served(refused, kept, before, tested, after, applied, applied)
+
+
+@dataclass
+class Moved:
+    """A node before, in test mode, after, and applied once more."""
+
+    before: Before
+    traces_before: str
+    tested: Applied
+    traces_after: str
+    applied: Applied
+    after: Before
+    again: Applied
+
+
+def move(pi: Pi, before: Before) -> Moved:
+    traces_before = traces(pi)
+    tested = pi.apply(*ENGINES, test=True)
+    traces_after = traces(pi)
+    applied = pi.apply(*ENGINES)
+    after = look(pi) if not applied.failed else before
+    return Moved(before, traces_before, tested, traces_after, applied, after, pi.apply(*ENGINES))
+
+
+@dataclass
+class Stories:
+    """What runs at the same time on the three machines."""
+
+    served: Future[Served]
+    image: Future[Moved]
+    disk: Future[Moved]
+
+
+@pytest.fixture(scope="session")
+def stories(nfs1: Pi, pi_01: Pi, pi_02: Pi) -> Iterator[Stories]:
+    def served() -> Served:
+        return serve(nfs1)
+
+    def after(first: Future[Served] | None, pi: Pi, prepare: Callable[[], None]) -> Moved:
+        prepare()
+        before = with_containers(pi)
+        if first is not None:
+            first.result()
+        return move(pi, before)
+
+    on_share = {"backend": "nfs-image", "size": "800M"}
+    on_disk = {"backend": "disk", "disk": "LABEL=containers"}
+
+    def configure_image() -> None:
+        pi_01.configure({"pi-01": {"container_storage": on_share}}, docker={"enabled": True})
+
+    def configure_disk() -> None:
+        pi_02.configure({"pi-02": {"container_storage": on_disk}}, docker={"enabled": True})
+        pi_02.sh(f"mkfs.ext4 -q -L containers {SPARE_DISK}; udevadm settle")
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(served)
+        yield Stories(
+            served=first,
+            image=pool.submit(after, first, pi_01, configure_image),
+            disk=pool.submit(after, None, pi_02, configure_disk),
+        )
+
+
+@pytest.fixture(scope="session")
+def served(stories: Stories) -> Served:
+    return stories.served.result()
+
+
+@pytest.fixture(scope="session")
+def on_image(stories: Stories) -> Moved:
+    return stories.image.result()
+
+
+@pytest.fixture(scope="session")
+def on_disk(stories: Stories) -> Moved:
+    return stories.disk.result()
