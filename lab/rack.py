@@ -303,12 +303,12 @@ def describe(rack: Rack) -> str:
         f"  {MASTER}: {{ip: {rack.address(FIXED[MASTER])}, roles: [storage, master]}}",
         f"  {CONTROL_PLANE}: {{ip: {rack.address(FIXED[CONTROL_PLANE])}, roles: [control_plane]}}",
         *(f"  {node}: {{roles: [{role}]}}" for node, role in rack.roles.items()),
+        "# The share is brought to the nodes by bind mounts.",
+        "nfs: {manage_mounts: false}",
         "kubernetes:",
         "  kube_proxy:",
         "    # The number of tracked connections is the host's; a node must not write it.",
         "    conntrack: {maxPerCore: 0}",
-        "# The share is brought to the nodes by bind mounts.",
-        "nfs: {manage_mounts: false}",
     ]
     if not rack.upstream:
         lines += [

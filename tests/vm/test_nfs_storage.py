@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 
 from lab.vm import SPARE_DISK
-from tests.vm.conftest import IMAGE, Before, Moved, Pi, Served, look
+from lab.vmsalt import Pi
+from tests.vm.conftest import IMAGE, Before, Moved, Served, look
 
 CONTAINERS = "/srv/containers"
 # Files with their checksums, each written, synced and renamed, as a careful program does.
