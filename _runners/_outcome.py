@@ -64,12 +64,11 @@ def _last_words(trace: str) -> str:
     return _RAISED.sub(lambda found: "" if found["salt"] else f"{found['name']}: ", words, count=1)
 
 
-def read(returned: Any, node: str) -> Outcome:
+def read(returned: Any) -> Outcome:
     """Read what ``RunnerClient.cmd("state.orchestrate", full_return=True)`` gave.
 
     Args:
         returned: that value, or only its ``return`` part.
-        node: the id of the minion that the orchestration worked on.
     """
     inner = returned.get("return", returned) if isinstance(returned, Mapping) else returned
     data = inner.get("data") if isinstance(inner, Mapping) else None
@@ -85,7 +84,7 @@ def read(returned: Any, node: str) -> Outcome:
         if "duration" in chunk:
             seconds[stage] = round(float(chunk["duration"]) / 1000, 1)
         if chunk.get("result") is False:
-            return Outcome(False, stage, _why(chunk, node), seconds)
+            return Outcome(False, stage, _why(chunk), seconds)
     return Outcome(True, "", "", seconds)
 
 
@@ -95,20 +94,12 @@ def _in_order(chunks: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(states, key=lambda chunk: chunk.get("__run_num__", 0))
 
 
-def _why(chunk: Mapping[str, Any], node: str) -> str:
-    """Return why one stage of the orchestration (salt.function, .state or .runner) failed."""
+def _why(chunk: Mapping[str, Any]) -> str:
+    """Return why one stage of the orchestration (a salt.runner) failed."""
     changes = chunk.get("changes")
-    changes = changes if isinstance(changes, Mapping) else {}
-    comment = str(chunk.get("comment", ""))
-    if "return" in changes:  # salt.runner
-        return answer(changes["return"]) or plain(comment)
-    by_minion = changes.get("ret")
-    if isinstance(by_minion, Mapping) and by_minion.get(node):
-        returned = by_minion[node]
-        return states(returned) if changes.get("out") == "highstate" else answer(returned)
-    if "No minions" in comment or "did not return" in comment or isinstance(by_minion, Mapping):
-        return NO_ANSWER
-    return plain(comment) or "failed without saying why"
+    if isinstance(changes, Mapping) and "return" in changes:
+        return answer(changes["return"])
+    return plain(chunk.get("comment", "")) or "failed without saying why"
 
 
 def states(returned: Any) -> str:

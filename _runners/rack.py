@@ -6,8 +6,8 @@
   a restarted master and a node that lost power all come down to "run it again".
 * :func:`wake` is all that the reactor calls: it asks for a reconcile and returns.
 * :func:`status`, :func:`validate` and :func:`retry` are for people.
-* :func:`sync`, :func:`join` and :func:`ready` are stages of ``salt/orch/join.sls``, :func:`drain` is
-  one of ``salt/orch/move.sls``.
+* :func:`sync`, :func:`preflight`, :func:`states`, :func:`join`, :func:`ready` and :func:`drain` are the
+  stages of ``salt/orch/join.sls`` and ``salt/orch/move.sls``.
 
 A minion's id is the minion's word, and Salt hardly checks it. An id that is no plain host name is
 never passed on; all others go to Salt as an exact list, never as a glob.
@@ -239,6 +239,10 @@ def _asked(
 ) -> Iterator[tuple[str, Any, int]]:
     """Call a function on minions and yield ``(id, return, exit code)`` as the answers come.
 
+    The answers are read from the job cache, where only those get whose signature the master has
+    verified. On the event bus, where Salt's own client looks for them, any minion may speak for any
+    other: it knows the job's id, since publications reach all of them.
+
     Args:
         nodes: ids; those that are no host names are left out whatever the caller thought of them.
         function: name of an execution function, or a list of names that take no arguments.
@@ -256,36 +260,53 @@ def _asked(
     arguments: dict[str, Any] = {"kwarg": dict(kwargs or {})}
     if isinstance(function, list):
         arguments = {"arg": [[] for _ in function]}
-    deadline = time.monotonic() + limit
     client = salt.client.get_local_client(mopts=dict(__opts__))
     try:
         # Salt prints what it thinks of a target; that must not get into a runner's output.
         with contextlib.redirect_stdout(sys.stderr):
-            job = client.run_job(
-                targets, function, tgt_type="list", timeout=poll, listen=True, **arguments
-            )
-        if not job:
-            return
-        for answer in client.get_iter_returns(
-            job["jid"],
-            job["minions"],
-            timeout=poll,
-            tgt=targets,
-            tgt_type="list",
-            block=False,
-            gather_job_timeout=min(poll, GATHER),
-        ):
-            for node, said in (answer or {}).items():
-                if node in targets and isinstance(said, dict) and "ret" in said:
-                    yield node, said["ret"], _exit_code(said)
-            if time.monotonic() > deadline:
-                return
-            if not answer:
-                time.sleep(0.02)
+            job = client.run_job(targets, function, tgt_type="list", timeout=poll, **arguments)
+        if job:
+            look = partial(client.returners[f"{__opts__['master_job_cache']}.get_jid"], job["jid"])
+            waiting = set(job["minions"]) & set(targets)
+            yield from _returns(job["jid"], look, waiting, poll, time.monotonic() + limit)
     except salt.exceptions.SaltException as exc:
         log.warning("the salt-master does not take jobs: %s", exc)
     finally:
         client.destroy()
+
+
+def _returns(
+    jid: str,
+    look: Callable[[], dict[str, dict[str, Any]]],
+    waiting: set[str],
+    poll: float,
+    deadline: float,
+) -> Iterator[tuple[str, Any, int]]:
+    """Yield the returns of a job until nobody of ``waiting`` is left who may still give one."""
+    ask_again = time.monotonic() + poll
+    given_up: set[str] = set()
+    while waiting:
+        for node, said in look().items():
+            if node in waiting and "return" in said:
+                waiting.discard(node)
+                yield node, said["return"], _exit_code(said)
+        # Those who were done when they were asked have been looked at once more by now.
+        waiting -= given_up
+        now = time.monotonic()
+        if now > deadline:
+            return
+        if waiting and now > ask_again:
+            given_up = waiting - _still_at_it(jid, waiting, poll)
+            ask_again = time.monotonic() + poll
+        else:
+            time.sleep(0.03)
+
+
+def _still_at_it(jid: str, nodes: Iterable[str], poll: float) -> set[str]:
+    """Return those nodes that say they still run a job."""
+    patience = min(poll, GATHER)
+    asked = _asked(nodes, "saltutil.find_job", {"jid": jid}, poll=2 * patience, limit=patience)
+    return {node for node, running, _code in asked if running}
 
 
 def _exit_code(answer: Mapping[str, Any]) -> int:
@@ -311,28 +332,43 @@ def _call(node: str, function: str, kwargs: Mapping[str, Any], limit: float = LI
 
 
 def _apply_on(
-    nodes: Iterable[str], sls: str, pillar: Mapping[str, Any] | None = None
+    nodes: Iterable[str],
+    sls: str | None,
+    pillar: Mapping[str, Any] | None = None,
+    limit: float = LIMIT,
 ) -> dict[str, str]:
-    """Apply one SLS on some minions at once, on each after whatever states run there now.
+    """Apply some SLS on some minions at once, on each after whatever states run there now.
+
+    Args:
+        nodes: ids.
+        sls: names, separated by commas; None for the highstate.
+        pillar: laid over the nodes' own.
+        limit: seconds after which nobody is waited for any more.
 
     Returns:
         For every id why it failed, "" where it did not.
     """
-    kwargs = {"mods": sls, "queue": True, **({"pillar": dict(pillar)} if pillar else {})}
+    kwargs: dict[str, Any] = {"queue": True}
+    if sls:
+        kwargs["mods"] = sls
+    if pillar:
+        kwargs["pillar"] = dict(pillar)
     problems = {node: f"{node} does not answer" for node in nodes}
-    for node, returned, code in _asked(problems, "state.apply", kwargs, poll=POLL):
+    for node, returned, code in _asked(problems, "state.apply", kwargs, poll=POLL, limit=limit):
         problem = _outcome.states(returned)
-        problems[node] = problem or (f"{sls} ended with code {code}" if code else "")
+        problems[node] = problem or (f"{sls or 'highstate'} ended with code {code}" if code else "")
     return problems
 
 
-def _apply(node: str, sls: str, pillar: Mapping[str, Any] | None = None) -> None:
-    """Apply one SLS on one minion.
+def _apply(
+    node: str, sls: str | None, pillar: Mapping[str, Any] | None = None, limit: float = LIMIT
+) -> None:
+    """Apply some SLS on one minion, or its highstate (None).
 
     Raises:
         _Failed: no answer, or a state failed.
     """
-    problem = _apply_on([node], sls, pillar)[node]
+    problem = _apply_on([node], sls, pillar, limit)[node]
     if problem:
         raise _Failed(problem)
 
@@ -753,7 +789,7 @@ def _orchestrate(opts: dict[str, Any], mods: str, task: dict[str, Any]) -> Any:
             print_event=False,
             full_return=True,
         )
-    return SimpleNamespace(**_outcome.read(returned, task["node"])._asdict())
+    return SimpleNamespace(**_outcome.read(returned)._asdict())
 
 
 def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]) -> Any:
@@ -894,6 +930,55 @@ def _shipped_modules() -> dict[str, str]:
         for kind in kinds
         for path in (root / f"_{kind}").glob("*.py")
     }
+
+
+def preflight(node: str, role: str) -> dict[str, Any]:
+    """Have one node judge whether it can be a Kubernetes node: a stage of ``orch.join``.
+
+    node
+        Its id.
+    role
+        ``control_plane`` or ``worker``.
+
+    Returns ``{"ok": True}`` or ``{"ok": False, "reason": "one plain line"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.preflight pi-07 worker
+    """
+
+    def ask() -> dict[str, Any]:
+        _call(node, "node.preflight", {"role": role}, limit=2 * POLL)
+        return {}
+
+    return _staged(ask)
+
+
+def states(node: str, drained: bool = False) -> dict[str, Any]:
+    """Bring one node to its highstate: a stage of ``orch.join`` and of ``orch.move``.
+
+    node
+        Its id.
+    drained
+        Whether the node's pods are elsewhere, so that its container data may move.
+
+    Returns ``{"ok": True}`` or ``{"ok": False, "reason": "one plain line"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.states pi-07
+    """
+
+    def apply() -> dict[str, Any]:
+        limit = MOVE_LIMIT if drained else LIMIT
+        _apply(node, None, {"container_storage_drained": True} if drained else None, limit)
+        return {}
+
+    return _staged(apply)
 
 
 def join(node: str) -> dict[str, Any]:

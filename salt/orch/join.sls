@@ -11,22 +11,16 @@ sync:
     - failhard: True
 
 preflight:
-  salt.function:
-    - name: node.preflight
-    - tgt: [{{ node | json }}]
-    - tgt_type: list
-    - kwarg: {role: {{ task["role"] | json }}}
-    - timeout: 60
+  salt.runner:
+    - name: rack.preflight
+    - kwarg: {node: {{ node | json }}, role: {{ task["role"] | json }}}
     - failhard: True
     - require: [{salt: sync}]
 
 states:
-  salt.state:
-    - tgt: [{{ node | json }}]
-    - tgt_type: list
-    - highstate: True
-    - queue: True
-    - timeout: 60
+  salt.runner:
+    - name: rack.states
+    - kwarg: {node: {{ node | json }}}
     - failhard: True
     - require: [{salt: preflight}]
 {% if task["role"] == "worker" %}

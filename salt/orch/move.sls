@@ -17,13 +17,9 @@ drain:
     - require: [{salt: sync}]
 
 move:
-  salt.state:
-    - tgt: [{{ node | json }}]
-    - tgt_type: list
-    - highstate: True
-    - queue: True
-    - pillar: {container_storage_drained: true}
-    - timeout: 60
+  salt.runner:
+    - name: rack.states
+    - kwarg: {node: {{ node | json }}, drained: True}
     - failhard: True
     - require: [{salt: drain}]
 
