@@ -887,10 +887,12 @@ def _copy_rest(move: _Move) -> None:
     """Copy the last difference while nothing runs."""
     move.phase("final")
     for entry in move.moves.values():
-        __utils__["tree_copy.copy"](entry["from"], entry["to"], lock=move.lock)
-        __utils__["tree_copy.recheck"](
-            entry["from"], entry["to"], move.record["since"], lock=move.lock
-        )
+        source, target = entry["from"], entry["to"]
+        __utils__["tree_copy.copy"](source, target, lock=move.lock)
+        again = __utils__["tree_copy.recheck"](source, target, move.record["since"], lock=move.lock)
+        if again["files"]:
+            # Replaced files have given their folders another time.
+            __utils__["tree_copy.copy"](source, target, lock=move.lock)
 
 
 def _verify_copy(move: _Move) -> None:
@@ -1003,6 +1005,8 @@ def _wait_gone(move: _Move) -> None:
                     f"stopped: {', '.join(users[:5])}; end that first"
                 )
             time.sleep(_POLL_SECONDS)
+        # Else the disk below could not be unmounted, though nothing uses it any more.
+        __utils__["copy_target.release"](entry["from"])
 
 
 def _systemctl(verb: str, units: Sequence[str]) -> None:

@@ -70,6 +70,27 @@ def below(folder: str) -> list[dict[str, Any]]:
     return [mount for mount in mounts() if mount["point"] != real and inside(mount["point"], real)]
 
 
+def release(folder: str) -> None:
+    """Unmount a folder that is mounted on itself, as docker leaves its own behind.
+
+    A disk whose mount point the folder is stays.
+    """
+    real = os.path.realpath(folder)
+    while True:
+        on = [mount for mount in mounts() if inside(real, mount["point"])]
+        top, above = mount_of(real), [mount for mount in on if mount["point"] != real]
+        if top["point"] != real or not above:
+            return
+        parent = max(above, key=lambda mount: len(mount["point"]))
+        origin = os.path.normpath(
+            os.path.join(parent["root"], os.path.relpath(real, parent["point"]))  # noqa: PTH118
+        )
+        if (top["device"], top["root"]) != (parent["device"], origin):
+            return
+        if subprocess.run(["umount", real], capture_output=True).returncode:
+            return
+
+
 def path_problems(target: str, system_disk: bool = False) -> list[str]:
     """Return why a folder cannot be a target, judged by its path and its file system.
 

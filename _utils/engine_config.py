@@ -28,7 +28,7 @@ _VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"']\S*)"""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 _TOML_ROOT = re.compile(
-    r"""^([ \t]*(?:root|"root"|'root')[ \t]*=[ \t]*)("[^"\n]*"|'[^'\n]*')([^\n]*)\n?""",
+    r"""^([ \t]*(?:root|"root"|'root')[ \t]*=[ \t]*)(?!"{3}|'{3})("[^"\n]*"|'[^'\n]*')([^\n]*)\n?""",
     re.MULTILINE,
 )
 _TOML_VERSION = re.compile(r"^[ \t]*version[ \t]*=[^\n]*\n?", re.MULTILINE)
@@ -242,7 +242,8 @@ def toml_with_root(text: str, root: str | None) -> str:
     The line goes right below ``version``, where Saltberry's own configuration has it too. Raises
     ValueError for a text that is no TOML or writes the setting in a way that cannot be edited.
     """
-    before = dict(tomllib.loads(text)) if toml_root(text) else tomllib.loads(text)
+    toml_root(text)
+    before = tomllib.loads(text)
     table = _TABLE.search(text)
     head, tail = (text[: table.start()], text[table.start() :]) if table else (text, "")
     line = _TOML_ROOT.search(head)
@@ -250,7 +251,7 @@ def toml_with_root(text: str, root: str | None) -> str:
         head = head[: line.start()] + head[line.end() :]
     elif line:
         head = head[: line.start(2)] + json.dumps(root) + head[line.end(2) :]
-    elif root is not None:
+    elif root is not None and "root" not in before:
         head = _toml_inserted(head, root, new=not text.strip())
     after = tomllib.loads(head + tail)
     if after.get("root") != root or _other(before) != _other(after, new=not text.strip()):

@@ -172,7 +172,8 @@ def recheck(source: str, target: str, since: float, lock: int | None = None) -> 
     since
         What :func:`begin` returned before the first copy: seconds since the epoch.
 
-    Returns as :func:`copy`. Raises CopyError.
+    Returns as :func:`copy`; after one that transferred files the folders they are in have new
+    times, which another :func:`copy` sets right. Raises CopyError.
     """
     # ctime, which nobody can set: a file unpacked over another may have any modification time.
     # "@" times have whole seconds in older find, so round down.

@@ -1,0 +1,235 @@
+#!/usr/bin/python3
+"""On the node: make containers with data, say what is there, cut a move off at a given point.
+
+seed        an image, volumes with hard links, extended attributes, devices and holes, running and
+            stopped containers of docker's, a container of containerd's
+facts       all of it as JSON: checksums, attributes, owners, links; what runs
+roots       the folders that the running engines use
+run WHEN COMMAND…   start a command and kill it with all its children: after so many seconds, or as
+            soon as the journal tells of a phase (then after so many more: PHASE+SECONDS)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+JOURNAL = Path("/var/lib/saltberry/container-storage/journal.json")
+ACKNOWLEDGED = Path("/srv/acknowledged")
+PROGRAMS = ("sh", "sleep", "cat", "tail", "mv", "ls")
+# Counts on for ever, and tells somewhere else what it has written, so that a lost line shows.
+WRITER = """
+n=$(tail -n 1 /data/sequence 2>/dev/null); n=${n:-0}
+trap 'exit 0' TERM
+while :; do
+    n=$((n + 1)); echo $n >>/data/sequence
+    echo $n >/acknowledged/new && mv /acknowledged/new /acknowledged/last
+    sleep 0.05
+done
+"""
+
+
+def run(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(argv)}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+def seed() -> None:
+    root = Path("/root/image")
+    for name in ("bin", "data", "acknowledged", "tmp"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    needed = set()
+    for program in PROGRAMS:
+        path = f"/bin/{program}"
+        run("cp", "-L", path, str(root / "bin" / program))
+        for word in run("ldd", path).split():
+            if word.startswith("/"):
+                needed.add(word)
+    for library in needed:
+        (root / library.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+        run("cp", "-L", library, str(root / library.lstrip("/")))
+    run("sh", "-c", "tar -C /root/image -c . | docker import - lab/tools:1")
+    ACKNOWLEDGED.mkdir(exist_ok=True)
+    run("docker", "volume", "create", "data")
+    run("docker", "volume", "create", "counted")
+    fill(Path(docker_root()) / "volumes/data/_data")
+    idle = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
+    quiet = ("--network", "none")
+    run("docker", "run", "-d", *quiet, "--name", "always", "--restart", "always", "-v", "data:/data",
+        "lab/tools:1", "sh", "-c", idle)  # fmt: skip
+    run("docker", "run", "-d", *quiet, "--name", "writer", "--restart", "unless-stopped", "-v", "counted:/data",
+        "-v", f"{ACKNOWLEDGED}:/acknowledged", "lab/tools:1", "sh", "-c", WRITER)  # fmt: skip
+    # No policy: docker itself would leave it stopped.
+    run("docker", "run", "-d", *quiet, "--name", "plain", "-v", "data:/data", "lab/tools:1", "sh", "-c",
+        f"echo inside >/tmp/written; {idle}")  # fmt: skip
+    run(
+        "docker",
+        "run",
+        *quiet,
+        "--name",
+        "stopped",
+        "lab/tools:1",
+        "sh",
+        "-c",
+        "echo layer >/tmp/own",
+    )
+    run("sh", "-c", "docker save lab/tools:1 | ctr -n lab images import -")
+    run("ctr", "-n", "lab", "run", "-d", "docker.io/lab/tools:1", "kept", "sh", "-c",
+        f"echo containerd >/tmp/written; {idle}")  # fmt: skip
+
+
+def fill(folder: Path) -> None:
+    """Everything that a copy may lose."""
+    for number in range(200):
+        (folder / f"d{number % 20}").mkdir(exist_ok=True)
+        (folder / f"d{number % 20}/f{number}").write_bytes(os.urandom(number * 37 % 9000))
+    big = folder / "big"
+    big.write_bytes(os.urandom(12 << 20))
+    os.link(big, folder / "d1/linked")
+    os.link(folder / "d2/f2", folder / "d3/linked")
+    (folder / "d4/link").symlink_to("../big")
+    (folder / "d4/dangling").symlink_to("/nowhere")
+    os.chown(folder / "d5/f5", 4711, 4712)
+    (folder / "d6/f6").chmod(0o4750)
+    os.setxattr(folder / "d7/f7", "user.note", b"kept")
+    os.setxattr(folder / "d7", "trusted.overlay.opaque", b"y")
+    os.setxattr(folder / "d8/f8", "security.capability",
+                bytes.fromhex("0100000200040000000000000000000000000000"))  # fmt: skip
+    os.mknod(folder / "d9/whiteout", stat.S_IFCHR | 0o600, os.makedev(0, 0))
+    os.mkfifo(folder / "d9/pipe")
+    (folder / "d10/räum\n\\ \u2603").write_text("a name")
+    with (folder / "d11/holes").open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(32 << 20)
+        file.write(b"in the middle")
+    os.utime(folder / "d12/f12", ns=(1_000_000_000_123_456_789, 1_000_000_000_123_456_789))
+    (folder / "empty").mkdir()
+
+
+def docker_root() -> str:
+    return run("docker", "info", "--format", "{{.DockerRootDir}}").strip()
+
+
+def roots() -> dict[str, str]:
+    pid = run("systemctl", "show", "-p", "MainPID", "--value", "containerd").strip()
+    opened = ""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            path = str(link.readlink())
+            if path.endswith("io.containerd.metadata.v1.bolt/meta.db"):
+                opened = str(Path(path).parents[1])
+    return {"docker": docker_root(), "containerd": opened}
+
+
+def tree(root: Path) -> dict[str, list[object]]:
+    """Every name with all that is known of it; inode numbers as the first name that has one."""
+    found: dict[str, list[object]] = {}
+    first: dict[int, str] = {}
+    for folder, names, files in os.walk(root):
+        names.sort()
+        for name in sorted([*names, *files]):
+            path = Path(folder) / name
+            info = path.lstat()
+            relative = str(path.relative_to(root))
+            digest = ""
+            if stat.S_ISREG(info.st_mode):
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            elif stat.S_ISLNK(info.st_mode):
+                digest = str(path.readlink())
+            attributes = {key: os.getxattr(path, key, follow_symlinks=False).hex()
+                          for key in sorted(os.listxattr(path, follow_symlinks=False))}  # fmt: skip
+            size = 0 if stat.S_ISDIR(info.st_mode) else info.st_size
+            same = (
+                first.setdefault(info.st_ino, relative) if info.st_nlink > 1 and size else relative
+            )
+            sparse = info.st_blocks * 512 < info.st_size
+            found[relative] = [info.st_mode, info.st_uid, info.st_gid, size, info.st_mtime_ns, info.st_rdev,
+                               same, sparse, attributes, digest]  # fmt: skip
+    return found
+
+
+def facts() -> dict[str, object]:
+    root = Path(docker_root())
+    shown = json.loads(run("sh", "-c", "docker inspect $(docker ps -aq)"))
+    containers = {
+        entry["Name"]: [entry["State"]["Running"], entry["HostConfig"]["RestartPolicy"]["Name"],
+                        entry["Image"], sorted(mount.get("Name", "") for mount in entry["Mounts"])]
+        for entry in shown
+    }  # fmt: skip
+    text = json.dumps(tree(root / "volumes/data/_data"), sort_keys=True)
+    return {
+        "containers": containers,
+        "images": sorted(run("docker", "images", "-aq", "--no-trunc").split()),
+        "volumes": sorted(run("docker", "volume", "ls", "-q").split()),
+        "data": hashlib.sha256(text.encode()).hexdigest(),
+        "names": len(json.loads(text)),
+        "layers": [
+            run("sh", "-c", "docker export stopped | sha256sum"),
+            run("docker", "exec", "plain", "cat", "/tmp/written"),
+            run("ctr", "-n", "lab", "tasks", "exec", "--exec-id", f"e{time.time_ns()}", "kept",
+                "cat", "/tmp/written"),
+        ],
+        "containerd": [run("ctr", "-n", "lab", "images", "ls", "-q"),
+                       run("ctr", "-n", "lab", "containers", "ls", "-q"),
+                       [row.split()[0::2] for row in run("ctr", "-n", "lab", "tasks", "ls").splitlines()[1:]]],
+    }  # fmt: skip
+
+
+def sequence() -> dict[str, object]:
+    """Is every line there that the writer said it had written?"""
+    acknowledged = int((ACKNOWLEDGED / "last").read_text())
+    path = Path(docker_root()) / "volumes/counted/_data/sequence"
+    lines = [int(line) for line in path.read_text().split()]
+    return {
+        "acknowledged": acknowledged, "last": lines[-1],
+        "whole": lines == list(range(1, len(lines) + 1)) and lines[-1] >= acknowledged,
+    }  # fmt: skip
+
+
+def phase() -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(JOURNAL.read_text())["phase"]
+    return ""
+
+
+def cut(when: str, command: list[str]) -> dict[str, object]:
+    """Kill a command with its children at a point; say where it was."""
+    name, _, more = when.partition("+")
+    began = time.monotonic()
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as process:  # fmt: skip
+        if name.replace(".", "").isdigit():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(float(name))
+        else:
+            while process.poll() is None and phase() != name:
+                time.sleep(0.001)
+            if more:
+                time.sleep(float(more))
+        ended = process.poll() is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return {"phase": phase(), "ended": ended, "seconds": round(time.monotonic() - began, 2)}
+
+
+def main() -> None:
+    what, *argv = sys.argv[1:]
+    if what == "run":
+        answer: object = cut(argv[0], argv[1:])
+    else:
+        answer = {"seed": seed, "facts": facts, "roots": roots, "sequence": sequence}[what]()
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
