@@ -42,6 +42,7 @@ SPARE_SIZE = "1G"
 _WARM = (
     f"salt-call --local test.ping >/dev/null; rm -rf /var/cache/salt; umount {vmimage.REPO}; sync"
 )
+_SCRATCH = Path("/var/tmp")
 _KERNEL_SPEAKS = "Linux version"
 _MACHINES = {"amd64": ("qemu-system-x86_64", "q35"), "arm64": ("qemu-system-aarch64", "virt")}
 _CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
@@ -622,8 +623,9 @@ class Net:
 @contextlib.contextmanager
 def net(image: Image) -> Iterator[Net]:
     """A net whose machines and disks are gone at its end, whatever happens."""
+    _remove_left()
     # /var/tmp: a disk, where /tmp may be memory; and short, for the sockets' names.
-    directory = Path(tempfile.mkdtemp(prefix="saltberry-vm-", dir="/var/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix=f"saltberry-vm-{os.getpid()}-", dir=_SCRATCH))
     made = Net(image, directory, vmimage.checkout_disk(directory))
     try:
         yield made
@@ -631,3 +633,11 @@ def net(image: Image) -> Iterator[Net]:
         for machine in made.vms.values():
             machine.power_cut()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_left() -> None:
+    """Remove what a run that was killed left; its machines are gone with it."""
+    for directory in _SCRATCH.glob("saltberry-vm-*-*"):
+        owner = directory.name.split("-")[2]
+        if not Path("/proc", owner).exists():
+            shutil.rmtree(directory, ignore_errors=True)

@@ -136,7 +136,8 @@ def serve(pi: Pi) -> Served:
     pi.sh(f"mkfs.ext4 -q -L precious {SPARE_DISK}; sync")
     refused = pi.apply("nfs.server")
     kept = pi.said(f"blkid -p -s LABEL -o value {SPARE_DISK}")
-    pi.sh(f"wipefs -qa {SPARE_DISK}; udevadm settle")
+    # Not just the signature: data in the first MiB are refused too.
+    pi.sh(f"blkdiscard --force {SPARE_DISK}; udevadm settle")
     before = traces(pi)
     tested = pi.apply("nfs.server", test=True)
     after = traces(pi)

@@ -1,0 +1,184 @@
+"""bench/card: bytes written to the card while images are pulled, containers run and logs are written.
+
+A virtual machine stands for the Pi, its /dev/vda for the card (what /proc/diskstats says was written to
+it), another one for nfs1 with the share and an image registry. The same work is done three times, each
+time with the container data elsewhere:
+
+* card: `backend: local`, as a Pi comes;
+* share: `backend: nfs-image`;
+* share and pod data: the same with `pod_data: true`.
+
+kubelet does not run in the machine. Its rows are plain writes to the folders where it keeps volumes and
+logs of pods (/var/lib/kubelet/pods, /var/log/pods), as pods cause them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from lab import vm
+from lab.cli import CACHE
+from lab.progress import Progress
+from lab.vmsalt import ENGINES, Pi
+
+SECTOR = 512  # bytes, of /proc/diskstats, whatever the disk's own are
+MIB = 2**20
+REGISTRY = "192.168.78.10:5000"
+IMAGE = f"{REGISTRY}/bench/blob"
+SIZE = 48  # MiB, of the image, and of what is written in each row
+ROWS = {
+    "docker pull": f"docker pull -q {IMAGE}",
+    "containerd pull": f"ctr -n k8s.io images pull --plain-http {IMAGE}:latest",
+    "container writes": (
+        f"docker run --rm --network=none {IMAGE} dd if=/dev/zero of=/file bs=1M count={SIZE}"
+    ),
+    "volume writes": (
+        f"docker run --rm --network=none -v bench:/data {IMAGE}"
+        f" dd if=/dev/zero of=/data/file bs=1M count={SIZE}"
+    ),
+    "container log": (
+        f"docker run --name log --network=none {IMAGE}"
+        f" sh -c 'yes log-line-of-sixty-characters-as-programs-write-them-all-day-long"
+        f" | head -c {SIZE // 4}m' >/dev/null"
+    ),
+    "pod volumes (kubelet)": (
+        "mkdir -p /var/lib/kubelet/pods/bench;"
+        f" dd if=/dev/zero of=/var/lib/kubelet/pods/bench/file bs=1M count={SIZE}"
+    ),
+    "pod logs (kubelet)": (
+        "mkdir -p /var/log/pods/bench;"
+        f" dd if=/dev/zero of=/var/log/pods/bench/0.log bs=1M count={SIZE}"
+    ),
+    "idle, 30 s": "sleep 30",
+}
+PLACES = {
+    "card": {"backend": "local"},
+    "share": {"backend": "nfs-image", "size": "1800M"},
+    "share and pod data": {"backend": "nfs-image", "size": "1800M", "pod_data": True},
+}
+# What a pull finds at the registry: a small file system with a blob that can't be compressed.
+PUBLISH = f"""
+systemctl start docker-registry docker
+mkdir -p /tmp/image/bin
+cp /bin/busybox /tmp/image/bin/
+for name in sh dd yes head; do ln -sf busybox /tmp/image/bin/$name; done
+head -c {SIZE}M /dev/urandom >/tmp/image/blob
+tar -C /tmp/image -c . | docker import - localhost:5000/bench/blob >/dev/null
+docker push -q localhost:5000/bench/blob
+"""
+CLEAN = f"""
+docker rm -f log 2>/dev/null || true
+docker volume rm -f bench >/dev/null
+docker rmi -f {IMAGE} >/dev/null 2>&1 || true
+ctr -n k8s.io images rm {IMAGE}:latest >/dev/null 2>&1 || true
+rm -rf /var/lib/kubelet/pods/bench /var/log/pods/bench
+"""
+
+
+@dataclass
+class Column:
+    """MiB written to the card by row, with the container data in one place."""
+
+    place: str
+    rows: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.rows.values())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the bench and print its table.
+
+    Returns:
+        0; what fails raises.
+    """
+    parser = argparse.ArgumentParser(prog="bench.card", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--place", action="append", choices=PLACES, help="only these (default: all, in order)"
+    )
+    arguments = parser.parse_args(argv)
+    progress = Progress()
+    image = vm.prepare(CACHE, progress)
+    with vm.net(image) as net:
+        with progress.step("starting nfs1 and pi-01"):
+            server, node = (
+                Pi(net.add(name, number)) for name, number in (("nfs1", 10), ("pi-01", 21))
+            )
+            net.start()
+        with progress.step("nfs1: the share and a registry"):
+            server.configure({}, nfs={"disk": None})
+            server.apply("nfs.server").good()
+            server.sh(PUBLISH)
+        columns = [measure(node, place, progress) for place in arguments.place or PLACES]
+    if arguments.json:
+        print(json.dumps({column.place: column.rows for column in columns}, indent=1))
+    else:
+        show(columns)
+    return 0
+
+
+def measure(node: Pi, place: str, progress: Progress) -> Column:
+    """Put the container data to a place and do the work of every row."""
+    with progress.step(f"{place}: moving there"):
+        node.configure({"pi-01": {"container_storage": PLACES[place]}}, docker={"enabled": True})
+        # The key is the person's own; the states keep it.
+        node.sh(_INSECURE)
+        node.apply(*ENGINES).good()
+        node.sh(CLEAN)
+    rows = {}
+    for row, script in ROWS.items():
+        with progress.step(f"{place}: {row}"):
+            rows[row] = written(node, lambda script=script: node.sh(script, timeout=900))  # type: ignore[misc]
+    node.sh(CLEAN)
+    return Column(place, rows)
+
+
+_INSECURE = f"""
+mkdir -p /etc/docker
+test -s /etc/docker/daemon.json || echo '{{"insecure-registries": ["{REGISTRY}"]}}' >/etc/docker/daemon.json
+"""
+
+
+def written(node: Pi, work: Callable[[], object]) -> float:
+    """MiB written to the card by some work, with what was still in memory at its end."""
+    before = sectors(node)
+    work()
+    return (sectors(node) - before) * SECTOR / MIB
+
+
+def sectors(node: Pi) -> int:
+    """Sectors written to the card since the boot."""
+    line = node.said("sync; grep ' vda ' /proc/diskstats")
+    return int(line.split()[9])
+
+
+def show(columns: list[Column]) -> None:
+    """Print the table a person reads."""
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    table = Table(
+        title=f"MiB written to the card ({SIZE} MiB of image or data a row)", title_justify="left"
+    )
+    table.add_column("work")
+    for column in columns:
+        table.add_column(column.place, justify="right")
+    for row in ROWS:
+        table.add_row(row, *(f"{column.rows[row]:.1f}" for column in columns))
+    table.add_section()
+    table.add_row("in all", *(f"{column.total:.1f}" for column in columns))
+    console.print(table)
+    first, last = columns[0], columns[-1]
+    if first is not last:
+        console.print(f"{last.place}: {last.total / first.total:.3f} of {first.place}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
