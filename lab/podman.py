@@ -130,7 +130,7 @@ class Node:
         podman("start", self.container)
         self.wait_booted()
 
-    def wait_booted(self, seconds: float = 60) -> None:
+    def wait_booted(self, seconds: float = 180) -> None:
         """Wait for systemd to say that start-up is over (`degraded` counts: it is up)."""
         deadline = time.monotonic() + seconds
         state = ""
