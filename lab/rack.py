@@ -318,7 +318,7 @@ def describe(rack: Rack) -> str:
             "  repo:",
             f"    url: http://{mirror}/apt/kubernetes/",
             f"    key_url: http://{mirror}/keys/kubernetes.asc",
-            f"    key_sha256: {built['key_sha256']}",
+            f'    key_sha256: "{built["key_sha256"]}"',
             "  # This kernel may lack br_netfilter, and kubeadm 1.20 does not know Linux 6.",
             "  ignore_preflight_errors:",
             "    - SystemVerification",

@@ -335,7 +335,7 @@ class VM:
             "-nodefaults", "-display", "none",
             "-append", (
                 f"root=/dev/vda rw console={_CONSOLES[host.architecture()]} quiet loglevel=4 "
-                "net.ifnames=0 systemd.show_status=0 mitigations=off"
+                "net.ifnames=0 systemd.show_status=0 mitigations=off apparmor=0"
             ),
             "-serial", "chardev:console",
             "-device", "virtio-rng-pci",

@@ -132,6 +132,8 @@ class Served:
 
 
 def serve(pi: Pi) -> Served:
+    # After a crash the server waits so long for its clients to claim their locks; by default 90 s.
+    pi.vm.write("/etc/nfs.conf.d/zz-test.conf", "[nfsd]\ngrace-time=30\n")
     pi.configure({}, nfs={"disk": "LABEL=share", "format": SPARE_DISK})
     pi.sh(f"mkfs.ext4 -q -L precious {SPARE_DISK}; sync")
     refused = pi.apply("nfs.server")

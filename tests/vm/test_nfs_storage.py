@@ -26,16 +26,19 @@ docker run -d --name writer --restart=always --network=none -v load:/data lab/bu
         echo $n >/data/last.new; sync; mv /data/last.new /data/last
     done' >/dev/null
 """
-WRITTEN = "cat $(docker volume inspect -f '{{.Mountpoint}}' load)/last"
+LOAD = f"{CONTAINERS}/docker/volumes/load/_data"
+WRITTEN = f"cat {LOAD}/last"
 # A power cut between the two renames leaves one file with the sum of its predecessor; no more.
-VERIFY = """
-cd $(docker volume inspect -f '{{.Mountpoint}}' load)
+VERIFY = (
+    f"cd {LOAD}"
+    """
 bad=0; good=0
 for sum in *.sum; do
     if [ "$(sha256sum <${sum%.sum})" = "$(cat $sum)" ]; then good=$((good + 1)); else bad=$((bad + 1)); fi
 done
 echo $good $bad
 """
+)
 
 
 def docker_info(pi: Pi) -> dict[str, str]:
@@ -85,13 +88,7 @@ def test_a_blank_disk_is_formatted_mounted_and_served(nfs1: Pi, served: Served) 
     assert mounted(nfs1, "/srv/nfs") == "ext4"
     exports = nfs1.said("exportfs -s")
     assert "/srv/nfs/nodes/pi-01  192.168.78.21(" in exports
-    assert nfs1.said("cat /proc/fs/nfsd/versions").split() == [
-        "-2",
-        "-3",
-        "+4",
-        "+4.1",
-        "+4.2",
-    ] or ("-3" in nfs1.said("cat /proc/fs/nfsd/versions").split())
+    assert {"-3", "+4.2"} <= set(nfs1.said("cat /proc/fs/nfsd/versions").split())
 
 
 # -- the move ---------------------------------------------------------------------------------
@@ -268,9 +265,8 @@ def test_a_node_boots_without_the_server_says_so_and_mounts_when_it_is_back(
     nfs1.vm.power_cut()
     pi_01.vm.start()
     pi_01.vm.wait_ready()
-    assert pi_01.sh("systemctl is-active docker containerd", check=False).stdout.count(
-        "active\n"
-    ) == (pi_01.sh("systemctl is-active docker containerd", check=False).stdout.count("inactive\n"))
+    engines = pi_01.sh("systemctl is-active docker containerd", check=False).stdout.split()
+    assert "active" not in engines
     assert not pi_01.said(f"ls -A {CONTAINERS}"), "an engine wrote below the mount point"
     status = pi_01.sh(
         "systemctl status --no-pager --lines=30 saltberry-share.service", check=False
