@@ -1516,6 +1516,30 @@ def uncordon(node: str) -> bool:
     return True
 
 
+def delete_node(node: str) -> bool:
+    """Delete the node object of a node that is gone, or was imaged anew.
+
+    node
+        Name of the node; not this control plane's own.
+
+    Returns whether there was one. Raises CommandExecutionError for a bad name, for this node itself,
+    off the control plane, or in kubectl's words.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 kubeadm.delete_node pi-07
+    """
+    _check_node_name(node)
+    if node == _node_id():
+        raise _error(f"{node} is this control plane itself: its node object stays")
+    if not _kubectl_json("get", "node", node, "--ignore-not-found"):
+        return False
+    _must_kubectl("delete", "node", node, "--ignore-not-found", "--wait=false")
+    return True
+
+
 def _must_kubectl(*arguments: str) -> None:
     """Run kubectl for its effect; raise CommandExecutionError in its words if it failed."""
     done = _kubectl(*arguments)

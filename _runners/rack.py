@@ -540,6 +540,7 @@ class _Reconcile:
         _request().unlink(missing_ok=True)  # before looking: what changes from here on asks again
         rack = _rack()
         self.steps = list(_settings(rack)["backoff_seconds"])
+        __salt__["enrol.expire"]()  # cards that nobody used in time open nothing any more
         keys = _keys()
         accepted = [name for name, state in keys.items() if state == "accepted"]
         roles = {name: rack.roles(name) for name in _valid(accepted)}
@@ -621,6 +622,7 @@ class _Reconcile:
         for name in wanted:
             if name not in answered and name not in self.jobs:
                 self.results[name] = "unreachable"
+        __salt__["enrol.met"](sorted(answered))
 
     def _has_room(self, rack: Any) -> bool:
         return len(set(self.jobs) - {SETTLE}) < int(_settings(rack)["parallel"])
@@ -1056,6 +1058,41 @@ def _wait_ready(node: str) -> float:
     wanted = {"node": node, "timeout": patience}
     said = _call(rack.control_planes[0], "kubeadm.wait_ready", wanted, limit=patience + 2 * POLL)
     return float(said["seconds"])
+
+
+def forget(node: str) -> dict[str, Any]:
+    """Take a node that is gone out of the cluster: its node object and its join tickets.
+
+    Its key is another matter, see ``enrol.revoke`` and ``enrol.reissue``, which call this.
+
+    node
+        Its id.
+
+    Returns ``{"ok": True, "deleted": bool, "tickets": [...]}``, deleted telling whether there was a
+    node object, or ``{"ok": False, "reason": "one plain line"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.forget pi-07
+    """
+    return _staged(lambda: _forget(node))
+
+
+def _forget(node: str) -> dict[str, Any]:
+    if not _valid([node]):
+        raise _Failed(f"{node!a} is no plain host name")
+    rack = _rack()
+    control_plane = rack.control_planes[0]
+    if node == control_plane:
+        raise _Failed(f"{node} is the control plane: without it there is no cluster to clean")
+    if not _known_cluster():
+        return {"deleted": False, "tickets": []}  # no cluster yet
+    revoked = _call(control_plane, "kubeadm.ticket_revoke", {"node": node}, limit=2 * POLL)
+    deleted = _call(control_plane, "kubeadm.delete_node", {"node": node}, limit=2 * POLL)
+    wake()
+    return {"deleted": bool(deleted), "tickets": list(revoked["deleted"])}
 
 
 def drain(node: str) -> dict[str, Any]:

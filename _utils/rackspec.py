@@ -679,6 +679,7 @@ _CONTAINER_STORAGE: dict[str, Any] = {
 _NODE: dict[str, Any] = {
     "ip": _or_null(_address),
     "roles": _or_null(_roles),
+    "wifi": _boolean,
     "container_storage": _CONTAINER_STORAGE,
 }
 # Nested mappings are groups of keys, everything else is the check of one value. Each key here has
@@ -728,11 +729,36 @@ _SCHEMA: dict[str, Any] = {
         "log_max_size": _pattern(r"[1-9][0-9]{0,5}[kmg]", "size of a log file", "10m"),
         "log_max_file": _integer(1, 100, "files"),
     },
+    "cards": {
+        "hours": _integer(1, 24 * 366, "hours"),
+        "user": _pattern(r"[a-z_][a-z0-9_-]{0,31}", "name of a user", "pi"),
+        "ssh_keys": _list_of(
+            _pattern(
+                r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,3}( [^\n']*)?",
+                "public key as ssh has it, on one line",
+                "ssh-ed25519 AAAAC3… me@laptop",
+            ),
+            "public ssh keys",
+            empty=True,
+        ),
+        "timezone": _or_null(
+            _pattern(r"[A-Za-z]+([/_+-][A-Za-z0-9]+)*", "time zone", "Europe/Berlin")
+        ),
+        "address": _choice(("dhcp", "fixed"), "way to get an address"),
+        "gateway": _or_null(_address),
+        "dns": _list_of(_address, "addresses", empty=True),
+        "wifi": {
+            "ssid": _or_null(_pattern(r"[^\x00-\x1f;\\]{1,32}", "name of a wifi", "berries")),
+            "country": _or_null(_pattern(r"[A-Z]{2}", "country of two capital letters", "DE")),
+            "hidden": _boolean,
+        },
+    },
     "reconcile": {
         "parallel": _integer(1, 50, "nodes"),
         "sweep_minutes": _integer(1, 1440, "minutes"),
         "backoff_seconds": _list_of(_integer(1, 86400, "seconds"), "waits in seconds", empty=False),
         "ready_timeout": _integer(10, 3600, "seconds"),
+        "drain_timeout": _integer(10, 86400, "seconds"),
     },
 }
 

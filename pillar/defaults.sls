@@ -15,6 +15,7 @@ rack:
 #     master         runs the salt-master; exactly one node
 #     control_plane  the first Kubernetes node; exactly one node
 #     worker         runs pods
+#   wifi    true: its card has the wifi of cards.wifi
 #   container_storage   what differs here from container_storage below, for example {backend: disk}
 # nodes:
 #   nfs1: {ip: 192.168.1.10, roles: [storage, master]}
@@ -86,9 +87,24 @@ docker:
   log_max_size: 10m  # a container's log file is rotated at this size (k, m or g)
   log_max_file: 3  # and so many of them are kept
 
+# What `salt-run enrol.card` writes on a Pi's card. See docs/enrolment.md
+cards:
+  hours: 72  # a card that is not used within so many hours opens nothing any more
+  user: pi  # the user that gets the keys below
+  ssh_keys: []  # public keys, a line each, that may log in to the Pis; none: ssh stays off
+  timezone: null  # for example Europe/Berlin; null: as the image has it
+  # dhcp, or fixed: the Pi gives itself its address in nodes.<id>.ip
+  address: dhcp
+  gateway: null  # with a fixed address: the way to the internet, null for none
+  dns: []  # with a fixed address: name servers
+  # The wifi of nodes that have `wifi: true` under nodes.<id>. Its password is not written here, where
+  # every node could read it, but to the file /var/lib/saltberry/wifi-password on the master.
+  wifi: {ssid: null, country: null, hidden: false}
+
 # How the master brings nodes into the cluster
 reconcile:
   parallel: 3  # nodes at a time
   sweep_minutes: 5  # look at the whole rack this often, also when nothing was heard
   backoff_seconds: [15, 60, 300, 900]  # wait after the 1st, 2nd ... failure of a node; then the last
   ready_timeout: 180  # seconds that a joined node has to become Ready
+  drain_timeout: 300  # seconds that pods have to go from a node before its container data moves
