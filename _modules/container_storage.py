@@ -458,6 +458,14 @@ def _plan_engines(moves: Mapping[str, Any], result: dict[str, Any]) -> None:
         if state["installed"] and state["state"] == "failed" and engine in moves:
             problems.append(f"{engine} has failed and does not run (systemctl status {engine}); "
                             "repair it before its data is moved")  # fmt: skip
+    if facts["containerd"] is not None and unfinished() is None:
+        try:
+            _check_containerd(moves["containerd"]["from"])
+        except RuntimeError:
+            problems.append(
+                f"containerd does not run on {moves['containerd']['from']}, where its configuration "
+                "says; restart it, and see that no imported file of its configuration sets root"
+            )
     if facts["docker"]:
         _docker_problems(moves, facts["docker"], docker, problems, warnings)
         result["running_containers"] += [
@@ -1127,7 +1135,10 @@ def _bring_back(had: Mapping[str, Mapping[str, Any]], there: set[str], strict: b
 def _finish(move: _Move) -> dict[str, Any]:
     """All is well: keep the old folders in mind, forget the move."""
     record = move.record
-    downtime = round(time.time() - record["down"], 1) if record["down"] else 0.0
+    # Kept, should this be cut off now and finished another day.
+    record["up"] = record.get("up") or time.time()
+    move.journal.save(record)
+    downtime = round(record["up"] - record["down"], 1) if record["down"] else 0.0
     history = move.journal.history()
     arrived = {entry["to"] for entry in move.moves.values()}
     old = [entry for entry in history["old_roots"] if entry["path"] not in arrived]

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ MARKER = ".saltberry-storage"
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "afs", "virtiofs")
 _MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 _POOR = ("vfat", "msdos", "exfat", "ntfs", "ntfs3", "hfsplus", "iso9660", "squashfs", "udf")
+
+_PROBE = ".saltberry-probe-"
+# No trial takes that long; its folder was left behind.
+_PROBE_SECONDS = 600
+_NO_MOUNT = 32
+_TRIAL = f"""
+mount -t overlay overlay -o "$1" "$2" || exit {_NO_MOUNT}
+cd "$2" && echo upper >written && rm deleted && rm -r replaced && mkdir replaced &&
+    mv written replaced/renamed && [ ! -e deleted ] && [ "$(ls replaced)" = renamed ]
+"""
 
 
 def mounts(table: str = "/proc/self/mountinfo") -> list[dict[str, Any]]:
@@ -154,18 +165,39 @@ def overlay_problem(folder: str) -> str:
 
     A lower and an upper layer are made and mounted over each other; a file is written through the
     mount, another deleted (which makes a device node), a folder replaced (an extended attribute).
-    Nothing of it is left.
+    Nothing of it is left: the mount is in a namespace of its own, and ends with its process.
     """
     try:
-        place = Path(tempfile.mkdtemp(prefix=".saltberry-probe-", dir=folder))
+        _clear_probes(folder)
+        place = Path(tempfile.mkdtemp(prefix=_PROBE, dir=folder))
     except OSError as exc:
         return _cannot_write(folder, exc)
     try:
-        return _try_overlay(place)
+        return _try_times(place) or _try_overlay(place)
     except OSError as exc:
         return _cannot_write(folder, exc)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _clear_probes(folder: str) -> None:
+    """Remove what is left of trials that were killed."""
+    for left in Path(folder).glob(f"{_PROBE}*"):
+        if time.time() - left.stat().st_mtime > _PROBE_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _try_times(place: Path) -> str:
+    file = place / "time"
+    file.write_text("")
+    exact = 1_000_000_000_123_456_789
+    os.utime(file, ns=(exact, exact))
+    if file.stat().st_mtime_ns == exact:
+        return ""
+    return (
+        f"the file system of {place.parent} keeps no times below a second, so that changes could be "
+        "missed; make it anew with larger inodes (mkfs.ext4 -I 256)"
+    )
 
 
 def _cannot_write(folder: str, exc: OSError) -> str:
@@ -181,25 +213,19 @@ def _try_overlay(place: Path) -> str:
         (place / name).mkdir(parents=True)
     (place / "lower/deleted").write_text("lower")
     (place / "lower/replaced/file").write_text("lower")
-    merged = place / "merged"
     options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
-    argv = ["mount", "-t", "overlay", "overlay", "-o", options, str(merged)]
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _TRIAL, "sh", options,
+            str(place / "merged")]  # fmt: skip
     done = subprocess.run(argv, capture_output=True, text=True)
-    if done.returncode:
+    if done.returncode == _NO_MOUNT:
         return (
             f"overlay2 cannot work on {place.parent}: the kernel refuses an overlay there "
             f"({done.stderr.strip()}); the file system needs extended attributes and d_type: ext4 does"
         )
-    try:
-        (merged / "written").write_text("upper")
-        (merged / "deleted").unlink()
-        shutil.rmtree(merged / "replaced")
-        (merged / "replaced").mkdir()
-        (merged / "written").rename(merged / "replaced/renamed")
-        if (merged / "deleted").exists() or os.listdir(merged / "replaced") != ["renamed"]:  # noqa: PTH208
-            return f"an overlay on {place.parent} shows deleted files: d_type is missing there"
-    finally:
-        subprocess.run(["umount", str(merged)], capture_output=True)
+    if done.returncode:
+        return (
+            f"overlay2 cannot work on {place.parent}: {done.stderr.strip() or 'deleted files show'}"
+        )
     return ""
 
 

@@ -31,6 +31,7 @@ _TOML_ROOT = re.compile(
     r"""^([ \t]*(?:root|"root"|'root')[ \t]*=[ \t]*)(?!"{3}|'{3})("[^"\n]*"|'[^'\n]*')([^\n]*)\n?""",
     re.MULTILINE,
 )
+_TOML_PREAMBLE = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)*")
 _TOML_VERSION = re.compile(r"^[ \t]*version[ \t]*=[^\n]*\n?", re.MULTILINE)
 
 
@@ -264,7 +265,8 @@ def _toml_inserted(head: str, root: str, new: bool) -> str:
         # A file without a version is read as of version 1, which newer containerd refuses.
         return f"{head}version = 2\nroot = {json.dumps(root)}\n"
     version = _TOML_VERSION.search(head)
-    at = version.end() if version else 0
+    # Below what the file says of itself at its top.
+    at = version.end() if version else _TOML_PREAMBLE.match(head).end()  # type: ignore[union-attr]
     line = f"root = {json.dumps(root)}\n"
     if at and not head[:at].endswith("\n"):
         line = f"\n{line}"

@@ -5,8 +5,8 @@ seed        an image, volumes with hard links, extended attributes, devices and 
             stopped containers of docker's, a container of containerd's
 facts       all of it as JSON: checksums, attributes, owners, links; what runs
 roots       the folders that the running engines use
-run WHEN COMMAND…   start a command and kill it with all its children: after so many seconds, or as
-            soon as the journal tells of a phase (then after so many more: PHASE+SECONDS)
+run WHEN COMMAND…   start a command and kill it with all its children as soon as the journal tells of
+            a phase ("begun" is any), or so many seconds later: PHASE+SECONDS
 """
 
 from __future__ import annotations
@@ -205,17 +205,13 @@ def phase() -> str:
 def cut(when: str, command: list[str]) -> dict[str, object]:
     """Kill a command with its children at a point; say where it was."""
     name, _, more = when.partition("+")
-    began = time.monotonic()
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL) as process:  # fmt: skip
-        if name.replace(".", "").isdigit():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(float(name))
-        else:
-            while process.poll() is None and phase() != name:
-                time.sleep(0.001)
-            if more:
-                time.sleep(float(more))
+        while process.poll() is None and phase() != name and not (name == "begun" and phase()):
+            time.sleep(0.001)
+        began = time.monotonic()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(float(more or 0))
         ended = process.poll() is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -132,6 +132,10 @@ state = "/run/containerd"  # root = "/not/this"
         ("root = '/old' # mine\n[a]\nb = 1\n", 'root = "/x" # mine\n[a]\nb = 1\n'),
         ('"root"="/old"', '"root"="/x"'),
         ("[a]\nb = 1\n", 'root = "/x"\n[a]\nb = 1\n'),
+        (
+            '# A licence\n\ndisabled_plugins = ["cri"]\n#root = "/old"\n',
+            '# A licence\n\nroot = "/x"\ndisabled_plugins = ["cri"]\n#root = "/old"\n',
+        ),
     ],
 )
 def test_config_toml_keeps_every_other_byte(text: str, new: str) -> None:
