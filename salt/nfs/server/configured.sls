@@ -9,7 +9,9 @@ nfs-server-config:
     - makedirs: True
     - contents: |
         # Written by Salt (salt/nfs/server): NFS 4 alone, one port.
+        # rpc.mountd listens on ports of its own as long as an older version is left.
         [nfsd]
+        vers2=n
         vers3=n
         vers4=y
     - require:
