@@ -1,0 +1,217 @@
+"""Mounts by units: the states over the real module, with real mounts; only systemctl is a stand-in.
+
+Needs root, and fails without it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from saltberry_ext.modules import disk_image, systemd_mount
+from saltberry_ext.states import systemd_mount as state
+from saltberry_ext.utils import conffiles, mount_unit
+
+UNIT = {"description": "A test", "options": ["noatime"]}
+
+
+class Systemd:
+    """A systemctl that mounts what its unit says, and notes what was asked of it."""
+
+    def __init__(self, units: Path) -> None:
+        self.units = units
+        self.calls: list[str] = []
+        self.enabled: set[str] = set()
+        self.active: set[str] = set()
+        self.broken = ""
+
+    def run_all(self, argv: list[str], **_: Any) -> dict[str, Any]:
+        if argv[0] == "journalctl":
+            return {"retcode": 0, "stdout": f"Mounting…\nmount: {self.broken}\n", "stderr": ""}
+        self.calls.append(" ".join(argv[1:]))
+        verb, name = argv[1], argv[-1]
+        if verb == "start" and name.endswith(".mount"):
+            return self.start(name)
+        if verb in ("restart", "start"):
+            self.active.add(name)
+        word = "active" if name in self.active else "inactive"
+        return {"retcode": 0, "stdout": word, "stderr": ""}
+
+    def start(self, name: str) -> dict[str, Any]:
+        lines = (self.units / name).read_text().splitlines()
+        fields = dict(line.split("=", 1) for line in lines if "=" in line)
+        if self.broken:
+            return {"retcode": 1, "stdout": "", "stderr": "Job failed"}
+        Path(fields["Where"]).mkdir(parents=True, exist_ok=True)
+        kind = ["-t", fields["Type"]] if "Type" in fields else []
+        argv = ["mount", *kind, "-o", fields["Options"], fields["What"], fields["Where"]]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        return {"retcode": done.returncode, "stdout": "", "stderr": done.stderr}
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Systemd:
+    return Systemd(tmp_path / "units")
+
+
+@pytest.fixture
+def opts() -> dict[str, Any]:
+    return {"test": False}
+
+
+@pytest.fixture
+def configure_loader_modules(
+    systemd: Systemd, opts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> dict[Any, dict[str, Any]]:
+    monkeypatch.setattr(systemd_mount, "_UNITS", systemd.units)
+    functions: dict[str, Any] = {
+        f"systemd_mount.{name}": value
+        for name, value in vars(systemd_mount).items()
+        if name[0] != "_" and callable(value)
+    }
+    functions |= {
+        "cmd.run_all": systemd.run_all,
+        "node.unit_enabled": lambda name: name in systemd.enabled,
+        "node.enable_unit": systemd.enabled.add,
+    }
+    utils = {
+        f"{module.__name__.rpartition('.')[2]}.{name}": value
+        for module in (conffiles, mount_unit)
+        for name, value in vars(module).items()
+        if name[0] != "_" and callable(value)
+    }
+    dunders = {"__salt__": functions, "__utils__": utils, "__opts__": opts}
+    return dict.fromkeys((systemd_mount, state, disk_image), dunders)
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Iterator[str]:
+    path = tmp_path / "mnt"
+    yield str(path)
+    while os.path.ismount(path):
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> str:
+    file = tmp_path / "disk.img"
+    with file.open("wb") as handle:
+        handle.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(file)], check=True)
+    return str(file)
+
+
+LOOP = {"description": "A test", "fstype": "ext4", "options": ["loop", "noatime"]}
+
+
+def test_mounted_for_real_and_a_second_run_has_nothing_to_do(
+    where: str, image: str, systemd: Systemd, opts: dict[str, Any]
+) -> None:
+    opts["test"] = True
+    ret = state.mounted(where, image, LOOP)
+    assert ret["result"] is None
+    assert ret["changes"]["mounted"]["new"] == f"{image} at {where}"
+    assert not systemd.units.exists()
+    opts["test"] = False
+    ret = state.mounted(where, image, LOOP)
+    assert ret["result"] is True, ret
+    assert os.path.ismount(where)
+    assert systemd_mount.mounted_from(where, image)
+    systemd.calls.clear()
+    again = state.mounted(where, image, LOOP)
+    assert (again["result"], again["changes"], systemd.calls) == (True, {}, [])
+    # other options: the file system stays mounted
+    other = state.mounted(where, image, {**LOOP, "options": ["loop", "noatime", "discard"]})
+    assert other["result"] is True
+    assert "next mount" in other["comment"]
+    assert list(other["changes"]) == ["unit"]
+    assert systemd.calls == ["daemon-reload"]
+
+
+def test_a_bind_mount_is_known_by_what_it_shows(where: str, tmp_path: Path) -> None:
+    source, stranger = tmp_path / "source", tmp_path / "stranger"
+    source.mkdir()
+    stranger.mkdir()
+    bind = {"description": "A test", "fstype": "none", "options": ["bind"]}
+    assert state.mounted(where, str(source), bind)["result"] is True
+    assert state.mounted(where, str(source), bind)["changes"] == {}
+    ret = state.mounted(where, str(stranger), bind)
+    assert ret["result"] is False
+    assert "is mounted there and not" in ret["comment"]
+
+
+def test_files_are_never_hidden_by_a_mount(where: str, image: str, systemd: Systemd) -> None:
+    (Path(where) / "empty/folders").mkdir(parents=True)
+    assert systemd_mount.hidden_file(where) is None
+    (Path(where) / "empty/folders/data").write_text("precious")
+    ret = state.mounted(where, image, LOOP)
+    assert (ret["result"], ret["changes"], systemd.calls) == (False, {}, [])
+    assert "empty/folders/data would be hidden" in ret["comment"]
+    assert not systemd.units.exists()
+
+
+def test_what_is_mounted_by_somebody_else_stays(where: str, image: str, systemd: Systemd) -> None:
+    Path(where).mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "mine", where], check=True)
+    ret = state.mounted(where, image, LOOP)
+    assert (ret["result"], ret["changes"], systemd.calls) == (False, {}, [])
+    assert f"mine is mounted there and not {image}; unmount it first" in ret["comment"]
+
+
+def test_a_mount_that_fails_says_why(where: str, image: str, systemd: Systemd) -> None:
+    systemd.broken = "Connection refused"
+    ret = state.mounted(where, image, LOOP)
+    assert ret["result"] is False
+    assert "Connection refused" in ret["comment"]
+    assert "mounted" not in ret["changes"]
+    # the unit is there, and mounting still to be done
+    assert list(systemd_mount.plan(where, image, **LOOP)) == ["mount"]
+
+
+def test_a_share_that_is_away_is_no_failure_but_is_told(
+    where: str, image: str, systemd: Systemd
+) -> None:
+    systemd.broken = "No route to host"
+    ret = state.mounted(where, image, LOOP, must=False)
+    assert ret["result"] is True
+    assert ret["warnings"] == [ret["comment"]]
+    assert "No route to host; the node goes on without it and keeps trying" in ret["comment"]
+    assert "mounted" not in ret["changes"]
+
+
+def test_a_waiting_service_is_set_up_once(systemd: Systemd, opts: dict[str, Any]) -> None:
+    args = {"mounts": ["/srv/share"], "description": "Wait", "then": ["docker.service"]}
+    opts["test"] = True
+    assert state.awaited("wait.service", **args)["result"] is None
+    assert not systemd.units.exists()
+    opts["test"] = False
+    ret = state.awaited("wait.service", **args)
+    assert set(ret["changes"]) == {"unit", "enabled", "running"}
+    assert state.awaited("wait.service", **args)["changes"] == {}
+    assert "docker.service" in (systemd.units / "wait.service").read_text()
+    changed = state.awaited("wait.service", **{**args, "mounts": ["/srv/other"]})
+    assert list(changed["changes"]) == ["unit"]
+    assert systemd.calls[-1] == "restart --no-block -- wait.service"
+
+
+def test_services_are_bound_to_their_mount_once(systemd: Systemd, opts: dict[str, Any]) -> None:
+    opts["test"] = True
+    assert state.needed_by("/srv/nfs", ["nfs-server.service"])["result"] is None
+    opts["test"] = False
+    assert state.needed_by("/srv/nfs", ["nfs-server.service"])["changes"]
+    dropin = systemd.units / "nfs-server.service.d/saltberry-storage.conf"
+    assert "[Unit]\nRequiresMountsFor=/srv/nfs\n" in dropin.read_text()
+    assert state.needed_by("/srv/nfs", ["nfs-server.service"])["changes"] == {}
+
+
+def test_a_unit_is_written_once(systemd: Systemd, opts: dict[str, Any]) -> None:
+    opts["test"] = True
+    assert state.unit("x.service", "[Unit]\n")["result"] is None
+    opts["test"] = False
+    assert state.unit("x.service", "[Unit]\n")["changes"]
+    assert systemd.calls == ["daemon-reload"]
+    assert state.unit("x.service", "[Unit]\n")["changes"] == {}
