@@ -111,7 +111,16 @@ def _unit_facts(unit: str) -> dict[str, str]:
 
 
 def _active(unit: str) -> bool:
-    return _unit_facts(unit).get("ActiveState") in ("active", "reloading", "activating")
+    return bool(_active_of([unit]))
+
+
+def _active_of(units: Sequence[str]) -> list[str]:
+    """Return those of some units that run or are about to."""
+    if not units:
+        return []
+    states = _run(["systemctl", "is-active", *units])["stdout"].split()
+    running = ("active", "reloading", "activating")
+    return [unit for unit, state in zip(units, states, strict=False) if state in running]
 
 
 def _service(engine: str, facts: Mapping[str, str]) -> dict[str, Any]:
@@ -435,13 +444,13 @@ def _engine_problems(engines: Sequence[str] | None) -> list[str]:
 def _services(moves: Mapping[str, Any]) -> list[str]:
     """Return the active units that a move stops, in that order."""
     names: list[str] = []
-    if "containerd" in moves or any(map(_active, _DEPENDENTS[1:])):
+    if "containerd" in moves or _active_of(_DEPENDENTS[1:]):
         names += _DEPENDENTS
     if moves:
         names += _DOCKER
     if "containerd" in moves:
         names.append(_UNIT["containerd"])
-    return [name for name in names if _active(name)]
+    return _active_of(names)
 
 
 def _plan_engines(moves: Mapping[str, Any], result: dict[str, Any]) -> None:
@@ -614,8 +623,9 @@ def _overlay_problems(moves: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 def _snapshot(moves: Mapping[str, Any]) -> dict[str, Any]:
     """Ask the engines that a move touches what they hold. Raises RuntimeError."""
-    containerd = "containerd" in moves and _active(_UNIT["containerd"])
-    docker = _active("docker.service") or _active("docker.socket")
+    active = _active_of(_GUARDED)
+    containerd = "containerd" in moves and _UNIT["containerd"] in active
+    docker = "docker.service" in active or "docker.socket" in active
     return {
         "docker": __utils__["container_engines.docker_facts"]() if docker else None,
         "containerd": __utils__["container_engines.containerd_facts"]() if containerd else None,
@@ -939,9 +949,8 @@ def _stop(move: _Move) -> None:
     _systemctl("stop", [name for name in record["services"] if name in _DEPENDENTS])
     _stop_containers(move)
     _systemctl("stop", [name for name in record["services"] if name not in _DEPENDENTS])
-    for name in _DOCKER if "docker" in move.moves or "containerd" in move.moves else ():
-        if _active(name):
-            raise RuntimeError(f"{name} was started again by somebody while it had to be stopped")
+    for name in _active_of(_DOCKER):
+        raise RuntimeError(f"{name} was started again by somebody while it had to be stopped")
     _wait_gone(move)
 
 
@@ -981,12 +990,12 @@ def _stop_containers(move: _Move) -> None:
         return
     # Docker's own containers end with docker, and their tasks with them.
     _systemctl("stop", [name for name in record["services"] if name in _DOCKER])
-    facts = __utils__["container_engines.containerd_facts"]()
-    for space, had in facts.items():
-        running = {*record["ended"].get(space, []), *had["running"]}
-        record["ended"][space] = sorted(running)
+    spaces = __utils__["container_engines.namespaces"]()
+    for space in spaces:
+        running = __utils__["container_engines.running_tasks"](space)
+        record["ended"][space] = sorted({*record["ended"].get(space, []), *running})
     move.phase("stopping")
-    _end_tasks(list(facts))
+    _end_tasks(spaces)
 
 
 def _end_tasks(spaces: Sequence[str]) -> None:
@@ -1018,15 +1027,21 @@ def _wait_gone(move: _Move) -> None:
 
 
 def _systemctl(verb: str, units: Sequence[str]) -> None:
-    """Start or stop units in this order. Raises RuntimeError with what systemd says."""
+    """Start or stop units; systemd knows their order. Raises RuntimeError with what it says."""
+    if not units:
+        return
     seconds = {"stop": _STOP_SECONDS, "start": _START_SECONDS}[verb]
-    for unit in units:
-        if verb == "start":
-            # Docker allows few starts a minute, and ours are no sign of a broken one.
-            _run(["systemctl", "reset-failed", unit])
-        ret = _run(["systemctl", verb, unit], timeout=seconds)
-        if ret["retcode"]:
-            raise RuntimeError(f"{unit} does not {verb}: {_why(unit) or ret['stderr']}")
+    if verb == "start":
+        # Docker allows few starts a minute, and ours are no sign of a broken one.
+        _run(["systemctl", "reset-failed", *units])
+    ret = _run(["systemctl", verb, *units], timeout=seconds)
+    if ret["retcode"]:
+        running = _active_of(units)
+        wrong = [unit for unit in units if (unit in running) == (verb == "stop")]
+        names = ", ".join(wrong or units)
+        raise RuntimeError(
+            f"{names} does not {verb}: {_why((wrong or units)[-1]) or ret['stderr']}"
+        )
 
 
 def _why(unit: str) -> str:
@@ -1044,8 +1059,10 @@ def _why(unit: str) -> str:
 def _start_services(move: _Move) -> None:
     """Start what was stopped, in the other order, but for the users of the engines."""
     names = [name for name in _GUARDED if name in move.record["services"]]
-    # containerd first: docker would start a second one of its own without it
-    _systemctl("start", sorted(names, key=lambda name: name != _UNIT["containerd"]))
+    if _UNIT["containerd"] in names:
+        # Docker would start one of its own without it, and not every unit of docker's waits.
+        _systemctl("start", [_UNIT["containerd"]])
+    _systemctl("start", [name for name in names if name in _DOCKER])
 
 
 def _start_users(move: _Move) -> None:
@@ -1186,7 +1203,7 @@ def _roll_back(move: _Move, exc: BaseException) -> None:
     for name in names:
         with contextlib.suppress(RuntimeError):
             if name == _UNIT["containerd"] and _active(name):
-                _end_tasks(list(__utils__["container_engines.containerd_facts"]()))
+                _end_tasks(__utils__["container_engines.namespaces"]())
             _systemctl("stop", [name])
     move.journal.replace_files(move.record, "restoring")
     _reload()

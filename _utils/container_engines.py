@@ -152,8 +152,13 @@ def containerd_facts() -> dict[str, dict[str, list[str]]]:
             "containers": sorted(ctr("containers", "list", "--quiet", namespace=space).split()),
             "running": sorted(running_tasks(space)),
         }
-        for space in ctr("namespaces", "list", "--quiet").split()
+        for space in namespaces()
     }
+
+
+def namespaces() -> list[str]:
+    """Return containerd's namespaces. Raises EngineError."""
+    return ctr("namespaces", "list", "--quiet").split()
 
 
 def running_tasks(namespace: str) -> list[str]:

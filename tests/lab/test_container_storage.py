@@ -247,6 +247,7 @@ def test_after_a_power_cut_both_engines_are_on_one_side_before_anybody_does_anyt
     pi.power_on()
     pi.wait_engines()
     assert pi.roots() in (LOCAL, MOVED)
+    pi.pi("revive")
     pi.move(target)
     healthy(pi, before, roots)
 
@@ -275,6 +276,7 @@ pathlib.Path(path).write_text(record["files"][path]["new"])
     home.power_on()
     home.wait_engines()
     assert home.roots() == MOVED
+    home.pi("revive")
     home.move(TARGET)
     healthy(home, before, MOVED)
 

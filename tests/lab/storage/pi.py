@@ -5,6 +5,7 @@ seed        an image, volumes with hard links, extended attributes, devices and 
             stopped containers of docker's, a container of containerd's
 facts       all of it as JSON: checksums, attributes, owners, links; what runs
 roots       the folders that the running engines use
+revive      start what nobody starts at boot: containers without a restart policy
 run WHEN COMMAND…   start a command and kill it with all its children as soon as the journal tells of
             a phase ("begun" is any), or so many seconds later: PHASE+SECONDS
 """
@@ -32,7 +33,7 @@ trap 'exit 0' TERM
 while :; do
     n=$((n + 1)); echo $n >>/data/sequence
     echo $n >/acknowledged/new && mv /acknowledged/new /acknowledged/last
-    sleep 0.05
+    sleep 0.2 & wait
 done
 """
 
@@ -63,7 +64,7 @@ def seed() -> None:
     run("docker", "volume", "create", "data")
     run("docker", "volume", "create", "counted")
     fill(Path(docker_root()) / "volumes/data/_data")
-    idle = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
+    idle = "trap 'exit 0' TERM; while :; do sleep 60 & wait; done"
     quiet = ("--network", "none")
     run("docker", "run", "-d", *quiet, "--name", "always", "--restart", "always", "-v", "data:/data",
         "lab/tools:1", "sh", "-c", idle)  # fmt: skip
@@ -185,6 +186,13 @@ def facts() -> dict[str, object]:
     }  # fmt: skip
 
 
+def revive() -> None:
+    run("docker", "start", "plain")
+    if "RUNNING" not in run("ctr", "-n", "lab", "tasks", "ls"):
+        subprocess.run(["ctr", "-n", "lab", "tasks", "rm", "kept"], capture_output=True)
+        run("ctr", "-n", "lab", "tasks", "start", "--detach", "kept")
+
+
 def sequence() -> dict[str, object]:
     """Is every line there that the writer said it had written?"""
     acknowledged = int((ACKNOWLEDGED / "last").read_text())
@@ -223,7 +231,13 @@ def main() -> None:
     if what == "run":
         answer: object = cut(argv[0], argv[1:])
     else:
-        answer = {"seed": seed, "facts": facts, "roots": roots, "sequence": sequence}[what]()
+        answer = {
+            "seed": seed,
+            "facts": facts,
+            "roots": roots,
+            "sequence": sequence,
+            "revive": revive,
+        }[what]()
     print(json.dumps(answer))
 
 
