@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -13,6 +14,8 @@ __salt__: dict[str, Callable[..., Any]]
 __utils__: dict[str, Callable[..., Any]]
 __pillar__: dict[str, Any]
 __opts__: dict[str, Any]
+
+_APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
 
 # The image's name in the node's folder on the share.
 IMAGE = "containers.img"
@@ -88,6 +91,18 @@ def _image_unit() -> dict[str, Any]:
         "options": ["loop", "discard", "noatime", "errors=remount-ro", "_netdev", "nofail"],
         "needs": [LOCK_UNIT, CHECK_UNIT],
     }
+
+
+def apparmor() -> bool:
+    """Say whether this kernel enforces AppArmor: docker then starts no container without its loader.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' storage_backend.apparmor
+    """
+    return _APPARMOR.exists() and _APPARMOR.read_text().strip() == "Y"
 
 
 def lock_unit() -> str:
