@@ -10,6 +10,7 @@ Fixtures (one master and its minions for the whole package; about 15 s to start)
 
 * ``checkout``: the copy's path; ``state_dir``: what stands for /var/lib/saltberry
 * ``master``, ``cp1``, ``pi_01``: the daemons, accepted and with synced modules
+* ``channel``: a pi-01 that keeps to no rules, for attacks
 * ``salt_cli``, ``salt_run_cli``: the programs on the master; ``salt_call_cli``: on pi-01
 * ``rack_file``: write a ``pillar/rack.sls`` for one test; put back afterwards
 """
@@ -21,8 +22,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import salt.channel.client
+import salt.minion
 import salt.wheel
 from saltfactories.cli.call import SaltCall
 from saltfactories.cli.run import SaltRun
@@ -206,3 +210,52 @@ def rack_file(checkout: Path) -> Iterator[Callable[[str | None], Path]]:
 
     yield write
     path.write_text(before, encoding="utf-8")
+
+
+class Channel:
+    """A minion that asks the master in its own words, past all politeness of Salt's file client."""
+
+    def __init__(self, minion: SaltMinion) -> None:
+        opts = dict(minion.config)
+        opts.update(salt.minion.prep_ip_port(opts))
+        opts.update(salt.minion.resolve_dns(opts))
+        self._channel = salt.channel.client.ReqChannel.factory(opts)
+
+    def ask(self, cmd: str, **load: Any) -> Any:
+        """Send one request, signed and encrypted as pi-01; return the master's answer."""
+        return self._channel.send({"cmd": cmd, **load})
+
+    def forge(self, cmd: str, *, said: str, outside: str, **load: Any) -> Any:
+        """Send one request in another's name, encrypted with what pi-01 has.
+
+        said: the id in the encrypted part; outside: the one on the envelope.
+        """
+        sender = self._channel.obj
+        package = sender._package_load
+
+        def forged(load: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+            wrapped: dict[str, Any] = package(load, *args, **kwargs)
+            crypticle = kwargs.get("session_crypticle") or sender.auth.session_crypticle
+            return {**wrapped, "id": outside, "load": crypticle.dumps({**load, "id": said})}
+
+        sender._package_load = forged
+        try:
+            return self._channel.send({"cmd": cmd, **load}, tries=1, timeout=20)
+        finally:
+            sender._package_load = package
+
+    def pillar(self, load: dict[str, Any]) -> Any:
+        """Ask for a pillar, which comes in an envelope of its own."""
+        return self._channel.crypted_transfer_decode_dictentry(load, dictkey="pillar")
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        self._channel.close()
+
+
+@pytest.fixture
+def channel(pi_01: SaltMinion) -> Iterator[Channel]:
+    """A hostile pi-01."""
+    made = Channel(pi_01)
+    yield made
+    made.close()

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import salt.channel.client
-import salt.minion
 import yaml
 from saltfactories.cli.call import SaltCall
 from saltfactories.cli.run import SaltRun
 from saltfactories.cli.salt import Salt
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.daemons.minion import SaltMinion
+
+from tests.integration.conftest import Channel
 
 REPO = Path(__file__).resolve().parents[2]
 INVALID = REPO / "tests" / "fixtures" / "racks" / "invalid"
@@ -372,32 +372,6 @@ def test_the_list_of_files_is_what_lies_in_salt(salt_cli: Salt, checkout: Path) 
     for env in ("prod", "pillar", ".."):
         ret = salt_cli.run("cp.list_master", saltenv=env, minion_tgt="pi-01")
         assert not ret.data, (env, ret.data)
-
-
-class Channel:
-    """A minion that asks the master in its own words, past all politeness of Salt's file client."""
-
-    def __init__(self, minion: SaltMinion) -> None:
-        opts = dict(minion.config)
-        opts.update(salt.minion.prep_ip_port(opts))
-        opts.update(salt.minion.resolve_dns(opts))
-        self._channel = salt.channel.client.ReqChannel.factory(opts)
-
-    def ask(self, cmd: str, **load: Any) -> Any:
-        """Send one request, signed and encrypted as pi-01; return the master's answer."""
-        return self._channel.send({"cmd": cmd, **load})
-
-    def close(self) -> None:
-        """Let go of the sockets."""
-        self._channel.close()
-
-
-@pytest.fixture
-def channel(pi_01: SaltMinion) -> Iterator[Channel]:
-    """A hostile pi-01."""
-    made = Channel(pi_01)
-    yield made
-    made.close()
 
 
 def content(answer: Any) -> Any:

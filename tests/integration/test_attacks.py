@@ -1,0 +1,320 @@
+"""What a stranger on the network, and a node that was taken over, can do to the master: nothing.
+
+The node is pi-01 with its own key, asking as it likes (``channel``); the stranger has no accepted key.
+After each attack the master must still serve.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt.channel.client
+import salt.crypt
+import salt.minion
+import salt.utils.event
+from saltfactories.cli.run import SaltRun
+from saltfactories.cli.salt import Salt
+from saltfactories.daemons.master import SaltMaster
+from saltfactories.daemons.minion import SaltMinion
+
+from tests.integration.conftest import Channel
+
+BAD = "bad load"
+
+
+@pytest.fixture
+def bus(master: SaltMaster) -> Iterator[Any]:
+    event = salt.utils.event.get_master_event(
+        dict(master.config), master.config["sock_dir"], listen=True
+    )
+    event.connect_pub()
+    yield event
+    event.destroy()
+
+
+@pytest.fixture(autouse=True)
+def still_serving(salt_cli: Salt) -> Iterator[None]:
+    """Whatever is tried, the nodes can be reached afterwards."""
+    yield
+    done = salt_cli.run("test.ping", minion_tgt="cp1")
+    assert done.data is True, done
+
+
+# --- a node that was taken over ------------------------------------------------------------------
+
+
+class Forger(threading.Thread):
+    """Answers the master's questions to cp1 in cp1's name, as pi-01.
+
+    A real attacker reads the job's id from the publication, which reaches every minion; here it is
+    read from the master's bus.
+    """
+
+    def __init__(self, master: SaltMaster, channel: Channel, answer: dict[str, Any]) -> None:
+        super().__init__(daemon=True)
+        self.channel, self.answer = channel, answer
+        self.bus = salt.utils.event.get_master_event(
+            dict(master.config), master.config["sock_dir"], listen=True
+        )
+        self.bus.connect_pub()
+        self.forged: list[str] = []
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            event = self.bus.get_event(wait=0.2, full=True)
+            if not event or not fnmatch.fnmatch(event["tag"], "salt/job/*/new"):
+                continue
+            jid = event["data"]["jid"]
+            forged = {
+                "id": "cp1", "jid": jid, "return": self.answer, "retcode": 0, "success": True,
+                "fun": event["data"]["fun"], "cmd": "_return",
+            }  # fmt: skip
+            # What is fired under a prefix is fired without a look at the tag.
+            self.channel.ask(
+                "_minion_event", id="pi-01", pretag=f"salt/job/{jid}/ret", events=[{"tag": "cp1", "data": forged}]
+            )  # fmt: skip
+            self.forged.append(f"salt/job/{jid}/ret/cp1")
+
+    def close(self) -> None:
+        self.over.set()
+        self.join(10)
+        self.bus.destroy()
+
+
+def test_an_answer_in_the_name_of_another_node_is_believed_by_nobody(
+    master: SaltMaster, cp1: SaltMinion, channel: Channel, salt_run_cli: SaltRun, bus: Any
+) -> None:
+    known = {"ready": True, "reason": "", "version": "v6.6.6", "ip": "192.168.1.66"}
+    answer = {"kubeadm.nodes": {"evil": known, "cp1": known}, "kubeadm.facts": {"ca_hash": "evil"}}
+    cp1.terminate()  # so that the forged answer is the only one
+    forger = Forger(master, channel, answer)
+    forger.start()
+    try:
+        status = salt_run_cli.run("rack.status").data
+        assert forger.forged, "nothing was forged: this test tests nothing"
+        heard = bus.get_event(tag=forger.forged[0], wait=10)
+        assert heard and heard["id"] == "cp1", "the forged answer was not even on the bus"
+    finally:
+        forger.close()
+        cp1.start()
+    assert "evil" not in {row["id"] for row in status["nodes"]}
+    entry = next(row for row in status["nodes"] if row["id"] == "cp1")
+    assert entry["version"] is None
+    assert entry["ready"] is None, entry
+
+
+# What tells a refusal from an answer: the master's words, or that the reply cannot be decrypted.
+REFUSED = ("bad load", "Authentication", "HMAC", "unhashable", "decrypt", "timed out")
+
+
+@pytest.mark.parametrize("outside", ["pi-01", "cp1"])
+@pytest.mark.parametrize(
+    ("cmd", "load"),
+    [
+        ("_pillar", {"grains": {"id": "cp1"}, "saltenv": "base", "pillarenv": None, "ver": "2"}),
+        ("_return", {"jid": "20260101000000000000", "return": True, "fun": "test.ping"}),
+        ("_minion_event", {"tag": "forged/by/pi-01", "data": {}}),
+        ("_serve_file", {"path": "top.sls", "saltenv": "base", "loc": 0}),
+        ("revoke_auth", {}),
+    ],
+)
+def test_nothing_is_done_in_the_name_of_another(  # noqa: PLR0917
+    cmd: str, load: dict[str, Any], outside: str, channel: Channel, master: SaltMaster, bus: Any
+) -> None:
+    try:
+        answer = channel.forge(cmd, said="cp1", outside=outside, **load)
+    except Exception as exc:
+        answer = f"{type(exc).__name__}: {exc}"
+    assert any(word in str(answer) for word in REFUSED), answer
+    assert (Path(master.config["pki_dir"]) / "minions" / "cp1").exists()
+    assert bus.get_event(tag="forged/by", wait=0.5) is None
+    if cmd in ("_serve_file", "_minion_event"):  # in its own name it works
+        answer = channel.ask(cmd, **load)
+        assert answer or bus.get_event(tag="forged/by", wait=10)
+
+
+def test_the_pillar_of_a_node_is_its_own_whatever_its_grains_say(channel: Channel) -> None:
+    """Grains are the node's word: roles and the pillar follow the key."""
+    load = {
+        "grains": {"id": "cp1", "host": "cp1", "roles": ["control_plane"]},
+        "saltenv": "base",
+        "pillarenv": None,
+        "ver": "2",
+        "cmd": "_pillar",
+        "id": "cp1",
+    }
+    pillar = channel.pillar(load)
+    assert pillar["node"]["id"] == "pi-01"
+    assert pillar["node"]["roles"] == ["worker"]
+
+
+@pytest.mark.parametrize(
+    ("cmd", "load"),
+    [
+        ("minion_pub", {"fun": "test.ping", "arg": [], "tgt": "*", "tgt_type": "glob", "ret": ""}),
+        ("minion_publish", {"fun": "cmd.run", "arg": ["id"], "tgt": "cp1", "ret": ""}),
+        ("minion_runner", {"fun": "rack.retry", "arg": ["pi-01"]}),
+        ("minion_runner", {"fun": "enrol.card", "arg": ["pi-66"]}),
+        ("minion_runner", {"fun": "salt.cmd", "arg": ["cmd.run", "id"]}),
+        ("pub_ret", {"jid": "20260101000000000000"}),
+        ("_mine_get", {"tgt": "*", "fun": "network.ip_addrs", "tgt_type": "glob"}),
+    ],
+)
+def test_a_node_runs_nothing_on_others_or_on_the_master(
+    cmd: str, load: dict[str, Any], channel: Channel, salt_cli: Salt
+) -> None:
+    answer = channel.ask(cmd, id="pi-01", **load)
+    assert not answer, answer
+
+
+def test_commands_that_are_the_masters_own_are_not_a_nodes_to_give(channel: Channel) -> None:
+    for cmd in (
+        "publish",
+        "runner",
+        "wheel",
+        "mk_token",
+        "get_token",
+        "_syndic_return",
+        "_handle_aes",
+    ):
+        try:
+            answer = channel.ask(cmd, id="pi-01", fun="key.accept", tgt="*", match="*", arg=[])
+        except Exception as exc:
+            answer = str(exc)
+        assert not answer or isinstance(answer, str) or "error" in answer, (cmd, answer)
+
+
+def test_a_nodes_own_key_opens_no_other_name(
+    channel: Channel, stranger: Callable[..., Any], master: SaltMaster, pi_01: SaltMinion
+) -> None:
+    """pi-01 says that it is cp1, with its own key: denied, and cp1's stays."""
+    accepted = Path(master.config["pki_dir"]) / "minions" / "cp1"
+    before = accepted.read_bytes()
+    own = (Path(pi_01.config["pki_dir"]) / "minion.pub").read_text(encoding="ascii")
+    answer = stranger("_auth", id="cp1", pub=own)
+    assert not _let_in(answer), answer
+    assert accepted.read_bytes() == before
+    denied = Path(master.config["pki_dir"]) / "minions_denied" / "cp1"
+    denied.unlink(missing_ok=True)
+
+
+def test_two_thousand_start_events_leave_one_note(
+    channel: Channel, workspace: Path, salt_cli: Salt
+) -> None:
+    for _ in range(20):
+        events = [
+            {"tag": f"salt/minion/pi-{n}/start", "data": {"id": f"pi-{n}"}} for n in range(100)
+        ]
+        channel.ask("_minion_event", id="pi-01", events=events)
+    began = time.monotonic()
+    assert salt_cli.run("test.ping", minion_tgt="pi-01").data is True
+    assert time.monotonic() - began < 100, "the master is out of breath"
+    assert {path.name for path in (workspace / "run").iterdir()} <= {"reconcile.request"}
+
+
+# --- a stranger ----------------------------------------------------------------------------------
+
+
+def _let_in(answer: Any) -> bool:
+    """Whether an answer to _auth holds the keys of the bus."""
+    if isinstance(answer, dict) and isinstance(answer.get("load"), bytes):
+        import salt.payload
+
+        answer = salt.payload.loads(answer["load"])
+    return isinstance(answer, dict) and ("aes" in answer or "session" in answer)
+
+
+@pytest.fixture
+def stranger(master: SaltMaster, pi_01: SaltMinion) -> Iterator[Callable[..., Any]]:
+    """Send a request as somebody who has no key at the master."""
+    opts = {**pi_01.config, "id": "stranger"}
+    opts.update(salt.minion.prep_ip_port(opts))
+    opts.update(salt.minion.resolve_dns(opts))
+    channel = salt.channel.client.ReqChannel.factory(opts, crypt="clear")
+
+    def send(cmd: str, **load: Any) -> Any:
+        load = {
+            "nonce": uuid.uuid4().hex, "enc_algo": opts["encryption_algorithm"],
+            "sig_algo": opts["signing_algorithm"], **load,
+        }  # fmt: skip
+        return channel.send({"cmd": cmd, **load}, timeout=30)
+
+    yield send
+    channel.close()
+
+
+@pytest.fixture(scope="module")
+def own_key(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A good public key that nobody knows."""
+    folder = tmp_path_factory.mktemp("stranger")
+    salt.crypt.write_keys(str(folder), "stranger", 2048)
+    return (folder / "stranger.pub").read_text(encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("cmd", "load"),
+    [
+        ("publish", {"fun": "cmd.run", "arg": ["id"], "tgt": "*", "user": "root", "key": "x", "ret": ""}),
+        ("runner", {"fun": "rack.retry", "kwarg": {}, "user": "root", "key": "x", "token": "x"}),
+        ("wheel", {"fun": "key.accept", "match": "*", "user": "root", "key": "x", "token": "x"}),
+        ("wheel", {"fun": "key.accept", "match": "*", "eauth": "auto", "username": "root"}),
+        ("mk_token", {"eauth": "auto", "username": "root", "password": "x"}),
+        ("_prep_auth_info", {}),
+        ("_pillar", {"id": "cp1", "grains": {}, "saltenv": "base"}),
+        ("_serve_file", {"path": "top.sls", "saltenv": "base", "loc": 0}),
+    ],
+)  # fmt: skip
+def test_a_stranger_gets_nothing(
+    cmd: str, load: dict[str, Any], stranger: Callable[..., Any]
+) -> None:
+    try:
+        answer = stranger(cmd, **load)
+    except Exception as exc:
+        answer = str(exc)
+    text = str(answer)
+    assert not answer or "error" in text or BAD in text or "Some exception" in text, answer
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "*", "pi-*", "pi-01\nevil", "../../../../tmp/evil", "/etc/cron.d/evil", "a/b", ".hidden", "",
+        "{{ salt['cmd.run']('touch @PROOF@') }}", "x: [1]\ny: !!python/object:os.system", "é", "a" * 300, "cp1\0x",
+    ],
+)  # fmt: skip
+def test_a_crafted_name_opens_nothing(
+    name: str,
+    stranger: Callable[..., Any],
+    own_key: str,
+    master: SaltMaster,
+    workspace: Path,
+    tmp_path: Path,
+) -> None:
+    pki = Path(master.config["pki_dir"])
+    proof = tmp_path / "proof"
+    before = set(workspace.rglob("*evil*"))
+    accepted = sorted(path.name for path in (pki / "minions").iterdir())
+    pub = own_key + "\npwned:\n  runner.test.arg:\n    - args: [owned]\n"
+    for key in (own_key, pub):
+        try:
+            answer = stranger("_auth", id=name.replace("@PROOF@", str(proof)), pub=key)
+        except Exception as exc:
+            answer = str(exc)
+        assert not _let_in(answer), answer
+    assert not proof.exists()
+    assert sorted(path.name for path in (pki / "minions").iterdir()) == accepted
+    assert not Path("/tmp/evil").exists() and not Path("/etc/cron.d/evil").exists()
+    grown = set(workspace.rglob("*evil*")) - before
+    waiting = [pki / "minions_pre", pki / "minions_denied"]
+    assert all(path.parent in waiting for path in grown), grown
+    for folder in waiting:
+        for path in folder.iterdir():
+            path.unlink()
