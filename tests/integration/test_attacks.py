@@ -290,7 +290,7 @@ def test_a_stranger_gets_nothing(
         "{{ salt['cmd.run']('touch @PROOF@') }}", "x: [1]\ny: !!python/object:os.system", "é", "a" * 300, "cp1\0x",
     ],
 )  # fmt: skip
-def test_a_crafted_name_opens_nothing(
+def test_a_crafted_name_opens_nothing(  # noqa: PLR0917
     name: str,
     stranger: Callable[..., Any],
     own_key: str,
