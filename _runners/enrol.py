@@ -145,7 +145,8 @@ def card(
     hours
         How long the card opens the door if it is not used; default: ``cards.hours``.
     key
-        False: a card without a secret. The Pi makes its own key, and waits to be let in.
+        False: a card without a secret. The Pi makes its own key, and waits to be let in; nothing
+        changes on the master.
 
     Returns ``{"ok": True, "id", "card": where it was written, "starts": how, "fingerprint",
     "expires", "master", "mirror"}``, or ``{"ok": False, "reason": ..., "retcode": 1}``.
@@ -215,8 +216,9 @@ def _card(
     if len(given) != 1:
         raise _Refused("where to? Give one of target= (a folder), image= (a file) and bundle=")
     _check_settings(settings)
+    keyless = settings.get("key") is False
     known = _known_key(node)
-    if known and not force:
+    if known and not force and not keyless:
         raise _Refused(
             f"the master knows a key of {node} already ({known['state']}). If that Pi is to be"
             " replaced: force=True makes a new key, and the old one no longer opens anything"
@@ -226,10 +228,8 @@ def _card(
     hours = _hours(settings, rack)
     put, where, starts = _place(given, force)
     made = {"id": node, "card": where, "starts": starts} | whole.pop("told")
-    if settings.get("key") is False:
+    if keyless:
         put(whole)
-        if known:
-            _remove_key(node)
         return {**made, "fingerprint": None, "expires": None}
     pair = _new_pair()
     print_ = _doors.fingerprint(pair["pub"])

@@ -78,6 +78,8 @@ LIMIT = 3600
 SETTLE_LIMIT = 1800
 # Hundreds of GB over a home network
 MOVE_LIMIT = 48 * 3600
+# Each try stops what runs on the node
+MOVE_PAUSE = [3600.0]
 # A burst of events (the whole rack switched on) is one look and not fifty.
 PAUSE_BETWEEN_LOOKS = 2.0
 
@@ -693,12 +695,14 @@ class _Reconcile:
             log.info("%s: %s after %.0f s", done.name, what, done.seconds)
             return
         failure = {"stage": outcome.stage, "reason": outcome.reason}
+        moving = before.get("work") == "move"
+        steps = MOVE_PAUSE if moving else self.steps
         self._record(
             done.name,
-            _attempts.failed(before, time.time(), self.steps, seconds=outcome.seconds, **failure),
+            _attempts.failed(before, time.time(), steps, seconds=outcome.seconds, **failure),
         )
         stage = f"{outcome.stage}: " if outcome.stage else ""
-        what = "not moved" if before.get("work") == "move" else "failed"
+        what = "not moved" if moving else "failed"
         self._ended(done.name, f"{what}: {stage}{outcome.reason}")
         _fire(done.name, "failed", failure)
         log.warning("%s: %s%s", done.name, stage, outcome.reason)

@@ -372,7 +372,8 @@ def test_a_move_that_fails_is_named_left_alone_for_a_while_and_the_node_takes_po
     assert entry["ready"] is True
     assert entry["reason"].startswith("container data not moved: move: prepared: ")
     assert "the disk is full" in entry["reason"]
-    # the pause holds; then it is tried again
+    # the pause holds, a long one, as each try stops what runs there; then it is tried again
+    assert 3500 < cluster.attempts()["pi-01"]["next"] - time.time() <= 3600
     run("rack.reconcile")
     assert len(cluster.calls("move")) == 1
     cluster.unset("move-fails-pi-01")
