@@ -30,10 +30,13 @@ POD_DATA = {"/var/lib/kubelet/pods": "kubelet-pods", "/var/log/pods": "pod-logs"
 def settings() -> dict[str, Any]:
     """Return what the states of container storage go by.
 
-    Keys of the pillar: ``backend``, ``mount``, ``size``, ``pod_data``. From them: ``target`` (for
-    ``container_storage.managed``: the mount point, or ``local``), ``share`` and ``image`` (for
-    nfs-image), ``what`` and ``unit`` (what is mounted, see ``systemd_mount.mounted``; None for
-    local), ``later`` (why nfs-image cannot be had yet; the engines stay local until then).
+    Keys of the pillar: ``backend``, ``mount``, ``size``, ``pod_data``. From them:
+
+    * ``target``: for ``container_storage.managed``: the mount point, or ``local``;
+    * ``what``, ``unit``: what is mounted, see ``systemd_mount.mounted``; None for local;
+    * ``share``, ``image``: for nfs-image;
+    * ``pod_folders``: for pod_data, ``{path: folder on the mount}``;
+    * ``later``: why nfs-image cannot be had yet; the engines stay local until then.
 
     Raises CommandExecutionError when the backend can never be had on this node.
 
@@ -49,6 +52,7 @@ def settings() -> dict[str, Any]:
             "the pillar has no container_storage: pillar/defaults.sls should set it; look at the"
             " pillar's errors with 'salt-call pillar.items'"
         )
+    found["pod_folders"] = {path: f"{found['mount']}/{name}" for path, name in POD_DATA.items()}
     found.update(target="local", share=None, image=None, what=None, unit=None, later="")
     if found["backend"] == "disk":
         found.update(target=found["mount"], what=found["disk"], unit=_disk_unit())

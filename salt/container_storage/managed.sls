@@ -10,3 +10,23 @@ container-storage-managed:
     - drained: {{ pillar.get('container_storage_drained', False) | json }}
     - require:
       - sls: container_storage.mounted
+{%- if storage.pod_data and storage.what %}
+{% for path, source in storage.pod_folders.items() %}
+container-storage-{{ path }}:
+  pod_data.bound:
+    - name: {{ path | json }}
+    - source: {{ source | json }}
+    - target: {{ storage.target | json }}
+    - drained: {{ pillar.get('container_storage_drained', False) | json }}
+    - require:
+      - container_storage: container-storage-managed
+    - require_in:
+      - systemd_mount: container-storage-kubelet
+{% endfor %}
+# kubelet would fill the card below, and see none of its pods.
+container-storage-kubelet:
+  systemd_mount.needed_by:
+    - name: {{ storage.mount | json }}
+    - units: [kubelet.service]
+    - mounts: {{ storage.pod_folders | list | json }}
+{%- endif %}

@@ -43,7 +43,7 @@ container-storage-awaited:
     - name: saltberry-containers.service
     - description: Wait for the disk of the containers
     - mounts: [{{ storage.mount | json }}]
-    - then: [containerd.service, docker.service]
+    - then: [containerd.service, docker.service{{ ', kubelet.service' if storage.pod_data else '' }}]
     - require:
       - systemd_mount: container-storage-mounted
 {%- endif %}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saltberry_ext.modules import disk_image, systemd_mount
+from saltberry_ext.modules import disk_image, pod_data, systemd_mount
+from saltberry_ext.states import pod_data as pod_state
 from saltberry_ext.states import systemd_mount as state
 from saltberry_ext.utils import conffiles, mount_unit
 
@@ -28,10 +29,15 @@ class Systemd:
         self.enabled: set[str] = set()
         self.active: set[str] = set()
         self.broken = ""
+        self.member = False
+        self.wanted: list[str] = []
 
     def run_all(self, argv: list[str], **_: Any) -> dict[str, Any]:
         if argv[0] == "journalctl":
             return {"retcode": 0, "stdout": f"Mounting…\nmount: {self.broken}\n", "stderr": ""}
+        if argv[0] != "systemctl":
+            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+            return {"retcode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
         self.calls.append(" ".join(argv[1:]))
         verb, name = argv[1], argv[-1]
         if verb == "start" and name.endswith(".mount"):
@@ -69,14 +75,18 @@ def configure_loader_modules(
 ) -> dict[Any, dict[str, Any]]:
     monkeypatch.setattr(systemd_mount, "_UNITS", systemd.units)
     functions: dict[str, Any] = {
-        f"systemd_mount.{name}": value
-        for name, value in vars(systemd_mount).items()
+        f"{module.__name__.rpartition('.')[2]}.{name}": value
+        for module in (systemd_mount, pod_data)
+        for name, value in vars(module).items()
         if name[0] != "_" and callable(value)
     }
     functions |= {
         "cmd.run_all": systemd.run_all,
         "node.unit_enabled": lambda name: name in systemd.enabled,
         "node.enable_unit": systemd.enabled.add,
+        "node.is_member": lambda: systemd.member,
+        "container_storage.want": systemd.wanted.append,
+        "file.makedirs_perms": lambda path, mode: Path(path).mkdir(int(mode, 8), parents=True),
     }
     utils = {
         f"{module.__name__.rpartition('.')[2]}.{name}": value
@@ -85,15 +95,21 @@ def configure_loader_modules(
         if name[0] != "_" and callable(value)
     }
     dunders = {"__salt__": functions, "__utils__": utils, "__opts__": opts}
-    return dict.fromkeys((systemd_mount, state, disk_image), dunders)
+    return dict.fromkeys((systemd_mount, state, disk_image, pod_data, pod_state), dunders)
+
+
+def mounts_below(path: Path) -> list[str]:
+    """What is mounted at or below a folder. os.path.ismount knows nothing of bind mounts."""
+    table = mount_unit.parse_mountinfo(Path("/proc/self/mountinfo").read_text())
+    return [m["where"] for m in table if f"{m['where']}/".startswith(f"{path}/")]
 
 
 @pytest.fixture
 def where(tmp_path: Path) -> Iterator[str]:
     path = tmp_path / "mnt"
     yield str(path)
-    while os.path.ismount(path):
-        subprocess.run(["umount", str(path)], check=True)
+    for mount in reversed(mounts_below(path)):
+        subprocess.run(["umount", mount], check=True)
 
 
 @pytest.fixture
@@ -215,3 +231,80 @@ def test_a_unit_is_written_once(systemd: Systemd, opts: dict[str, Any]) -> None:
     assert state.unit("x.service", "[Unit]\n")["changes"]
     assert systemd.calls == ["daemon-reload"]
     assert state.unit("x.service", "[Unit]\n")["changes"] == {}
+
+
+# --- pod data -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pods(where: str) -> Path:
+    """A kubelet's folder with a pod's file, and the secret of one in memory."""
+    folder = Path(where)
+    (folder / "uid/volumes/data").mkdir(parents=True)
+    (folder / "uid/volumes/data/file").write_text("kept")
+    os.setxattr(folder / "uid/volumes/data/file", "user.mark", b"1")
+    secret = folder / "uid/volumes/secret"
+    secret.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "secret", str(secret)], check=True)
+    return folder
+
+
+def test_pod_data_of_a_blank_node_is_bound_at_once(
+    where: str, tmp_path: Path, opts: dict[str, Any]
+) -> None:
+    source = tmp_path / "disk/kubelet-pods"
+    opts["test"] = True
+    assert pod_state.bound(where, str(source), "/srv/containers")["result"] is None
+    assert not source.exists()
+    opts["test"] = False
+    assert pod_state.bound(where, str(source), "/srv/containers")["result"] is True
+    (Path(where) / "new").write_text("x")
+    assert (source / "new").exists()
+    again = pod_state.bound(where, str(source), "/srv/containers")
+    assert (again["result"], again["changes"]) == (True, {})
+
+
+def test_pod_data_of_a_member_waits_for_the_master(
+    pods: Path, tmp_path: Path, systemd: Systemd, opts: dict[str, Any]
+) -> None:
+    systemd.member = True
+    source = tmp_path / "disk/kubelet-pods"
+    opts["test"] = True
+    assert pod_state.bound(str(pods), str(source), "/srv/containers")["result"] is None
+    assert systemd.wanted == []
+    opts["test"] = False
+    ret = pod_state.bound(str(pods), str(source), "/srv/containers")
+    assert (ret["result"], ret["changes"]) == (True, {})
+    assert systemd.wanted == ["/srv/containers"]
+    assert not source.exists()
+
+
+def test_pod_data_of_a_drained_member_moves_whole(
+    pods: Path, tmp_path: Path, systemd: Systemd
+) -> None:
+    systemd.member = True
+    source = tmp_path / "disk/kubelet-pods"
+    ret = pod_state.bound(str(pods), str(source), "/srv/containers", drained=True)
+    assert ret["result"] is True, ret
+    assert mounts_below(pods) == [str(pods)]
+    moved = source / "uid/volumes/data/file"
+    assert moved.read_text() == "kept"
+    assert os.getxattr(moved, "user.mark") == b"1"
+    assert (pods / "uid/volumes/data/file").read_text() == "kept"
+    stopped, started = (
+        next(at for at, call in enumerate(systemd.calls) if call.startswith(f"{verb} kubelet"))
+        for verb in ("stop", "start")
+    )
+    mounted = next(at for at, call in enumerate(systemd.calls) if call.endswith(".mount"))
+    assert stopped < mounted < started
+
+
+def test_pod_data_that_cannot_be_copied_stays_and_kubelet_runs_again(
+    pods: Path, tmp_path: Path, systemd: Systemd
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    ret = pod_state.bound(str(pods), f"{blocked}/pods", "/srv/containers", drained=True)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert (pods / "uid/volumes/data/file").read_text() == "kept"
+    assert systemd.calls[-1] == "start kubelet.service"
