@@ -1101,6 +1101,7 @@ def _check(move: _Move, strict: bool) -> None:
     lost = __utils__["container_engines.lost"](had, now)
     if lost and strict:
         raise RuntimeError(f"missing after the move: {'; '.join(lost)}")
+    record["missing"] = lost
     if had["docker"] and now["docker"]:
         _bring_back(had["docker"]["containers"], set(now["docker"]["containers"]), strict)
     for space, tasks in (had["containerd"] or {}).items():
@@ -1168,10 +1169,21 @@ def _finish(move: _Move) -> dict[str, Any]:
     ]
     moves = {engine: {key: entry[key] for key in ("from", "to")}
              for engine, entry in move.moves.items()}  # fmt: skip
-    _close(move, old, {"ok": True, "error": None, "moves": moves, "downtime": downtime})
+    missing = record.get("missing") or []
+    end = {"ok": True, "error": None, "moves": moves, "downtime": downtime, "missing": missing}
+    _close(move, old, end)
     return {"changed": True, "moves": moves, "downtime": downtime, "bytes": record["bytes"],
             "message": f"moved to {record['target']}; the old folders stay until "
-                       "container_storage.purge"}  # fmt: skip
+                       "container_storage.purge" + _told_missing(missing)}  # fmt: skip
+
+
+def _told_missing(missing: Sequence[str]) -> str:
+    if not missing:
+        return ""
+    return (
+        "; the move was cut off and the engines ran meanwhile: compared with the time before it, these "
+        f"are gone, removed by somebody or lost: {'; '.join(missing)}"
+    )
 
 
 def _close(move: _Move, old: list[dict[str, Any]], end: dict[str, Any]) -> None:
@@ -1199,6 +1211,8 @@ def _roll_back(move: _Move, exc: BaseException) -> None:
     """Put the old configuration back and start on the old folders. Raises CommandExecutionError
     when the engines do not even start there; the next run tries again."""
     move.record["error"] = move.record["error"] or _said(exc)
+    # Should this be cut off now, the next run must not take these folders for good.
+    move.journal.save(move.record)
     names = [name for name in (*_DEPENDENTS, *_GUARDED) if name in move.record["services"]]
     for name in names:
         with contextlib.suppress(RuntimeError):
@@ -1284,6 +1298,8 @@ def _resume_start(move: _Move) -> dict[str, Any]:
         _active(name) for name in _GUARDED if name.endswith(".service")
     )
     try:
+        if move.record["error"]:
+            raise RuntimeError(move.record["error"])
         return _start_new(move, strict=not ran)
     except BaseException as exc:
         _roll_back(move, exc)

@@ -6,6 +6,7 @@ seed        an image, volumes with hard links, extended attributes, devices and 
 facts       all of it as JSON: checksums, attributes, owners, links; what runs
 roots       the folders that the running engines use
 revive      start what nobody starts at boot: containers without a restart policy
+kills N SEED  move to and fro, killing the move at N random times, and compare each time (Salt's Python)
 run WHEN COMMAND…   start a command and kill it with all its children as soon as the journal tells of
             a phase ("begun" is any), or so many seconds later: PHASE+SECONDS
 """
@@ -14,15 +15,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
+import random
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+TARGET = "/srv/containers"
+ANSWER = Path("/run/move-answer")
+LOG = Path("/run/kills.json")
 JOURNAL = Path("/var/lib/saltberry/container-storage/journal.json")
 ACKNOWLEDGED = Path("/srv/acknowledged")
 PROGRAMS = ("sh", "sleep", "cat", "tail", "mv", "ls")
@@ -118,7 +126,7 @@ def fill(folder: Path) -> None:
 
 
 def docker_root() -> str:
-    return run("docker", "info", "--format", "{{.DockerRootDir}}").strip()
+    return str(json.loads(ask("/info"))["DockerRootDir"])
 
 
 def roots() -> dict[str, str]:
@@ -159,30 +167,55 @@ def tree(root: Path) -> dict[str, list[object]]:
     return found
 
 
+class Docker(http.client.HTTPConnection):
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect("/run/docker.sock")
+
+
+def ask(path: str) -> bytes:
+    connection = Docker("docker")
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    if answer.status != 200:
+        sys.exit(f"{path}: {text.decode()}")
+    return text
+
+
+def inside(pid: object, path: str) -> str:
+    """A file as a running container sees it."""
+    return Path(f"/proc/{pid}/root{path}").read_text()
+
+
 def facts() -> dict[str, object]:
     root = Path(docker_root())
-    shown = json.loads(run("sh", "-c", "docker inspect $(docker ps -aq)"))
+    ids = [entry["Id"] for entry in json.loads(ask("/containers/json?all=1"))]
+    shown = {
+        entry["Name"]: entry for entry in (json.loads(ask(f"/containers/{i}/json")) for i in ids)
+    }
     containers = {
-        entry["Name"]: [entry["State"]["Running"], entry["HostConfig"]["RestartPolicy"]["Name"],
-                        entry["Image"], sorted(mount.get("Name", "") for mount in entry["Mounts"])]
-        for entry in shown
+        name: [entry["State"]["Running"], entry["HostConfig"]["RestartPolicy"]["Name"],
+               entry["Image"], sorted(mount.get("Name", "") for mount in entry["Mounts"])]
+        for name, entry in sorted(shown.items())
     }  # fmt: skip
     text = json.dumps(tree(root / "volumes/data/_data"), sort_keys=True)
+    tasks = [row.split() for row in run("ctr", "-n", "lab", "tasks", "ls").splitlines()[1:]]
     return {
         "containers": containers,
-        "images": sorted(run("docker", "images", "-aq", "--no-trunc").split()),
-        "volumes": sorted(run("docker", "volume", "ls", "-q").split()),
+        "images": sorted(image["Id"] for image in json.loads(ask("/images/json?all=1"))),
+        "volumes": sorted(volume["Name"] for volume in json.loads(ask("/volumes"))["Volumes"]),
         "data": hashlib.sha256(text.encode()).hexdigest(),
         "names": len(json.loads(text)),
         "layers": [
-            run("sh", "-c", "docker export stopped | sha256sum"),
-            run("docker", "exec", "plain", "cat", "/tmp/written"),
-            run("ctr", "-n", "lab", "tasks", "exec", "--exec-id", f"e{time.time_ns()}", "kept",
-                "cat", "/tmp/written"),
+            hashlib.sha256(ask("/containers/stopped/archive?path=/tmp/own")).hexdigest(),
+            inside(shown["/plain"]["State"]["Pid"], "/tmp/written"),
+            [inside(pid, "/tmp/written") for _, pid, state in tasks if state == "RUNNING"],
         ],
         "containerd": [run("ctr", "-n", "lab", "images", "ls", "-q"),
                        run("ctr", "-n", "lab", "containers", "ls", "-q"),
-                       [row.split()[0::2] for row in run("ctr", "-n", "lab", "tasks", "ls").splitlines()[1:]]],
+                       [task[0::2] for task in tasks]],
     }  # fmt: skip
 
 
@@ -226,6 +259,96 @@ def cut(when: str, command: list[str]) -> dict[str, object]:
     return {"phase": phase(), "ended": ended, "seconds": round(time.monotonic() - began, 2)}
 
 
+def begin(call: Callable[..., object], target: str) -> int:
+    """Move in a process group of its own, as a minion's job is; its answer goes to a file."""
+    child = os.fork()
+    if child:
+        return child
+    os.setsid()
+    code = 1
+    try:
+        ANSWER.write_text(json.dumps(call("container_storage.migrate", target)))
+        code = 0
+    except BaseException as exc:
+        ANSWER.write_text(str(exc))
+    finally:
+        os._exit(code)
+
+
+def ended(child: int, seconds: float) -> bool:
+    """Wait for a child; whether it has ended in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def kill_at(call: Callable[..., object], target: str, seconds: float) -> str | None:
+    """Kill a move so many seconds after it began; its phase, or None when it was quicker."""
+    child = begin(call, target)
+    while not phase():
+        if ended(child, 0.003):
+            return None
+    if ended(child, seconds):
+        return None
+    seen = phase() or "closed"
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return seen
+
+
+def whole(call: Callable[..., object], target: str) -> float:
+    """Move without a cut; seconds."""
+    began = time.monotonic()
+    child = begin(call, target)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        sys.exit(f"the move to {target} that should have finished: {ANSWER.read_text()}")
+    return time.monotonic() - began
+
+
+def kills(count: str, seed: str) -> dict[str, object]:
+    import salt.client
+    import salt.config
+
+    caller = salt.client.Caller(mopts=salt.config.minion_config("/etc/salt/minion"))
+    call = caller.cmd
+    call("container_storage.status")
+    chance = random.Random(seed)
+    before = facts()
+    longest = whole(call, aside()[0])
+    seen: dict[str, int] = {}
+    twice = 0
+    while sum(seen.values()) < int(count):
+        target, wanted = aside()
+        name = kill_at(call, target, chance.uniform(0, longest))
+        if name is None:
+            longest *= 0.9
+        else:
+            seen[name] = seen.get(name, 0) + 1
+            if sum(seen.values()) % 4 == 0:
+                # The run that finishes what was killed is killed as well.
+                twice += kill_at(call, target, chance.uniform(0, longest)) is not None
+        longest = (3 * longest + whole(call, target)) / 4
+        if roots() != wanted:
+            sys.exit(f"after a kill in {name}: on {roots()} instead of {wanted}")
+        if (now := facts()) != before:
+            sys.exit(f"after a kill in {name}: {now} instead of {before}")
+        if not sequence()["whole"]:
+            sys.exit(f"after a kill in {name}: lines were lost, {sequence()}")
+        LOG.write_text(json.dumps({"kills": sum(seen.values()), "by phase": seen, "twice": twice}))
+    return {"kills": sum(seen.values()), "by phase": seen, "twice": twice}
+
+
+def aside() -> tuple[str, dict[str, str]]:
+    """Where the data is not: the target, and the folders that the engines then use."""
+    local = {engine: f"/var/lib/{engine}" for engine in ("docker", "containerd")}
+    if roots() == local:
+        return TARGET, {engine: f"{TARGET}/{engine}" for engine in local}
+    return "local", local
+
+
 def main() -> None:
     what, *argv = sys.argv[1:]
     if what == "run":
@@ -237,7 +360,8 @@ def main() -> None:
             "roots": roots,
             "sequence": sequence,
             "revive": revive,
-        }[what]()
+            "kills": kills,
+        }[what](*argv)
     print(json.dumps(answer))
 
 
