@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import shutil
+import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,7 +74,7 @@ PILLARS: dict[str, dict[str, Any]] = {
     },
     "a disk to be formatted": {
         "nfs": {"disk": "LABEL=share", "format": "/dev/disk/by-id/usb-none"},
-        "container_storage": {"backend": "disk", "disk": "LABEL=engines"},
+        "container_storage": {"backend": "disk", "disk": "LABEL=engines", "pod_data": True},
     },
     "a share by other means": {
         "nfs": {"manage_mounts": False},
@@ -378,6 +380,59 @@ def test_a_disk_of_the_nodes_own(highstate: Any) -> None:
     low = highstate(["storage", "master"], "a disk to be formatted")
     assert order(low).index("nfs-disk-formatted") < order(low).index("nfs-disk")
     assert values(low, "nfs-disk-formatted")["spec"] == "LABEL=share"
+
+
+def test_pod_data_moves_after_the_engines_and_holds_kubelet(highstate: Any) -> None:
+    low = highstate(["worker"], "a disk to be formatted")
+    wanted = ["container-storage-managed", "container-storage-/var/lib/kubelet/pods",
+              "container-storage-/var/log/pods", "container-storage-kubelet",
+              "kubernetes-packages"]  # fmt: skip
+    assert [each for each in order(low) if each in wanted] == wanted
+    assert values(low, wanted[1])["source"] == "/srv/containers/kubelet-pods"
+    assert values(low, wanted[3])["mounts"] == ["/var/lib/kubelet/pods", "/var/log/pods"]
+    assert "kubelet.service" in values(low, "container-storage-awaited")["then"]
+    ids = set(order(highstate(["worker"])))
+    assert not any("pods" in each for each in ids if each.startswith("container-storage"))
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd's own checker")
+def test_systemd_finds_no_fault_in_lock_and_check(highstate: Any, tmp_path: Path) -> None:
+    low = highstate(["worker"], "images on the share")
+    for state_id in ("container-storage-lock", "container-storage-check"):
+        chunk = values(low, state_id)
+        (tmp_path / chunk["name"]).write_text(chunk["text"])
+    files = [str(path) for path in tmp_path.iterdir()]
+    argv = ["systemd-analyze", "verify", "--man=no", *files]
+    told = subprocess.run(argv, capture_output=True, text=True, check=False).stderr
+    assert [line for line in told.splitlines() if str(tmp_path) in line] == []
+
+
+def test_the_lock_of_the_image_is_for_one(highstate: Any, tmp_path: Path) -> None:
+    """The very commands of the unit, twice at once, with real locks."""
+    unit = values(highstate(["worker"], "images on the share"), "container-storage-lock")["text"]
+    unit = unit.replace("/srv/share/node", str(tmp_path)).replace("%H", "pi-01").replace("$$", "$")
+    lines = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+    (tmp_path / "systemd-notify").write_text("#!/bin/sh\necho ready\n")
+    (tmp_path / "systemd-notify").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    command = shlex.split(lines["ExecStart"])
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as first:
+        try:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "ready\n"
+            second = subprocess.run(command, env=env, capture_output=True, check=False, timeout=20)
+            assert second.returncode == 75
+            after = shlex.split(lines["ExecStopPost"])
+            told = subprocess.run(
+                after, env={**env, "EXIT_STATUS": "75"}, capture_output=True, text=True, check=True
+            )
+            assert "containers.img is in use by pi-01; one image belongs to one node" in told.stdout
+        finally:
+            first.kill()
+    quiet = subprocess.run(
+        after, env={**env, "EXIT_STATUS": "TERM"}, capture_output=True, text=True, check=True
+    )
+    assert quiet.stdout == ""
 
 
 def test_an_image_on_a_share_that_somebody_else_brings(highstate: Any) -> None:
