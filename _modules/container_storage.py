@@ -1103,7 +1103,9 @@ def _check(move: _Move, strict: bool) -> None:
         raise RuntimeError(f"missing after the move: {'; '.join(lost)}")
     record["missing"] = lost
     if had["docker"] and now["docker"]:
-        _bring_back(had["docker"]["containers"], set(now["docker"]["containers"]), strict)
+        _bring_back(
+            had["docker"]["containers"], set(now["docker"]["containers"]), record["stopped"], strict
+        )
     for space, tasks in (had["containerd"] or {}).items():
         # Docker and kubelet start theirs themselves.
         if space not in ("moby", "k8s.io") and now["containerd"] and space in now["containerd"]:
@@ -1124,22 +1126,34 @@ def _check_containerd(root: str) -> None:
         raise RuntimeError(f"containerd does not use {root} after its start")
 
 
-def _bring_back(had: Mapping[str, Mapping[str, Any]], there: set[str], strict: bool) -> None:
+def _bring_back(
+    had: Mapping[str, Mapping[str, Any]], there: set[str], stopped: Sequence[str], strict: bool
+) -> None:
     """Have docker's containers run that ran before: by their restart policy, else by ours.
+
+    stopped
+        Those that were stopped one by one; docker keeps to that for some policies.
 
     Raises RuntimeError for one that does not start; without ``strict`` it is left as it is.
     """
     wanted = {key for key, facts in had.items()
               if facts["running"] and not facts["temporary"] and key in there}  # fmt: skip
-    itself = {key for key in wanted if had[key]["policy"] in ("always", "unless-stopped")}
+    itself = {key for key in wanted
+              if had[key]["policy"] in ("always", "unless-stopped") and key not in stopped}  # fmt: skip
+    _start_containers(wanted - itself, had, strict)
     deadline = time.monotonic() + _BACK_SECONDS
-    while True:
-        running = __utils__["container_engines.docker_running"]()
-        down = {key for key in wanted if not running.get(key)}
-        if not down & itself or time.monotonic() > deadline:
-            break
+    while itself - _running() and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    for key in sorted(down):
+    _start_containers(itself, had, strict)
+
+
+def _running() -> set[str]:
+    found = __utils__["container_engines.docker_running"]()
+    return {identifier for identifier, runs in found.items() if runs}
+
+
+def _start_containers(wanted: set[str], had: Mapping[str, Mapping[str, Any]], strict: bool) -> None:
+    for key in sorted(wanted - _running()):
         try:
             __utils__["container_engines.start_container"](key)
         except RuntimeError as exc:
@@ -1233,7 +1247,7 @@ def _end_failed(move: _Move) -> None:
         had = record["snapshot"]["docker"]
         if had and _active("docker.service"):
             there = set(__utils__["container_engines.docker_running"]())
-            _bring_back(had["containers"], there, strict=False)
+            _bring_back(had["containers"], there, record["stopped"], strict=False)
         _start_users(move)
     except RuntimeError as exc:
         record["error"] = f"{record['error']}; and on the old folders: {exc}"

@@ -198,6 +198,23 @@ def test_a_folder_given_on_the_command_line_is_taken_over_and_other_settings_sta
         home.run("rm", "-f", "/etc/docker/daemon.json")
 
 
+def test_containers_that_outlive_docker_are_stopped_for_the_move_and_come_back(
+    home: StorageNode, before: dict[str, Any]
+) -> None:
+    settings = '{"live-restore": true}\n'
+    home.write("/etc/docker/daemon.json", settings)
+    home.run("systemctl", "restart", "docker")
+    home.run("docker", "start", "plain")
+    home.move(TARGET)
+    healthy(home, before, MOVED)
+    home.move("local")
+    assert home.run("cat", "/etc/docker/daemon.json").stdout == settings
+    home.run("rm", "/etc/docker/daemon.json")
+    home.run("systemctl", "restart", "docker")
+    home.run("docker", "start", "plain")
+    home.wait_engines()
+
+
 # --- killed -------------------------------------------------------------------------------------
 
 
