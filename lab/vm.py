@@ -35,6 +35,8 @@ PROCESSORS = 2
 BOOT_SECONDS = 300.0
 """How long a boot may take under emulation, beside other machines that boot."""
 PROBE_SECONDS = 8.0
+# Seconds for an answer of the agent's; a machine that starves for a minute is not a dead one.
+_PATIENCE = 240
 SPARE_DISK = "/dev/disk/by-id/virtio-spare"
 """A blank disk that every machine has beside its own (/dev/vdb)."""
 SPARE_SIZE = "1G"
@@ -540,7 +542,7 @@ class VM:
         }
         if stdin is not None:
             arguments["input-data"] = base64.b64encode(stdin).decode()
-        return int(self._agent.ask("guest-exec", 60, arguments)["pid"])
+        return int(self._agent.ask("guest-exec", _PATIENCE, arguments)["pid"])
 
     def _result(
         self, argv: Sequence[str], pid: int, timeout: float
@@ -548,7 +550,7 @@ class VM:
         deadline = time.monotonic() + timeout + 15
         pause = 0.02
         while time.monotonic() < deadline:
-            status = self._agent.ask("guest-exec-status", 60, {"pid": pid})
+            status = self._agent.ask("guest-exec-status", _PATIENCE, {"pid": pid})
             if status["exited"]:
                 code = status.get("exitcode", 128 + status.get("signal", 0))
                 out, err = (_text(status.get(key, "")) for key in ("out-data", "err-data"))

@@ -7,6 +7,8 @@ it needs as a fixture and judges it.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -169,6 +171,16 @@ def move(pi: Pi, before: Before) -> Moved:
     return Moved(before, traces_before, tested, traces_after, applied, after, pi.apply(*ENGINES))
 
 
+@contextlib.contextmanager
+def told(name: str) -> Iterator[None]:
+    """Tell of a failure when it happens, not when a test asks for the result."""
+    try:
+        yield
+    except Exception as error:
+        print(f"{name}: {error}", file=sys.__stderr__)
+        raise
+
+
 @dataclass
 class Stories:
     """What runs at the same time on the three machines."""
@@ -181,9 +193,14 @@ class Stories:
 @pytest.fixture(scope="session")
 def stories(nfs1: Pi, pi_01: Pi, pi_02: Pi) -> Iterator[Stories]:
     def served() -> Served:
-        return serve(nfs1)
+        with told("nfs1"):
+            return serve(nfs1)
 
     def after(first: Future[Served] | None, pi: Pi, prepare: Callable[[], None]) -> Moved:
+        with told(pi.vm.name):
+            return _after(first, pi, prepare)
+
+    def _after(first: Future[Served] | None, pi: Pi, prepare: Callable[[], None]) -> Moved:
         prepare()
         before = with_containers(pi)
         if first is not None:
