@@ -1106,12 +1106,26 @@ def _check(move: _Move, strict: bool) -> None:
         _bring_back(
             had["docker"]["containers"], set(now["docker"]["containers"]), record["stopped"], strict
         )
-    for space, tasks in (had["containerd"] or {}).items():
+    if had["containerd"] and now["containerd"] is not None:
+        _bring_tasks_back(had["containerd"], strict)
+
+
+def _bring_tasks_back(had: Mapping[str, Mapping[str, Any]], strict: bool) -> None:
+    """Have containerd's own containers run that ran before.
+
+    Raises RuntimeError for one that does not start; without ``strict`` it is left as it is.
+    """
+    for space, facts in had.items():
         # Docker and kubelet start theirs themselves.
-        if space not in ("moby", "k8s.io") and now["containerd"] and space in now["containerd"]:
-            running = __utils__["container_engines.running_tasks"](space)
-            for name in set(tasks["running"]) - set(running):
+        if space in ("moby", "k8s.io") or not facts["running"]:
+            continue
+        running = __utils__["container_engines.running_tasks"](space)
+        for name in sorted(set(facts["running"]) - set(running)):
+            try:
                 __utils__["container_engines.start_task"](space, name)
+            except RuntimeError:
+                if strict:
+                    raise
 
 
 def _check_containerd(root: str) -> None:
@@ -1248,6 +1262,8 @@ def _end_failed(move: _Move) -> None:
         if had and _active("docker.service"):
             there = set(__utils__["container_engines.docker_running"]())
             _bring_back(had["containers"], there, record["stopped"], strict=False)
+        if record["snapshot"]["containerd"] and _active(_UNIT["containerd"]):
+            _bring_tasks_back(record["snapshot"]["containerd"], strict=False)
         _start_users(move)
     except RuntimeError as exc:
         record["error"] = f"{record['error']}; and on the old folders: {exc}"

@@ -181,6 +181,8 @@ def forget_all(namespace: str) -> None:
 
 def start_task(namespace: str, container: str) -> None:
     """Start a container that was made with ``ctr`` again. Raises EngineError."""
+    # What is left of its last life would be in the way.
+    ctr("tasks", "delete", container, namespace=namespace, check=False)
     ctr("tasks", "start", "--detach", container, namespace=namespace)
 
 
