@@ -9,6 +9,7 @@ without which an image on the share would never give room back.
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ _CLIENT_OPTIONS = (
     "nosuid", "_netdev", "nofail",
 )  # fmt: skip
 _MOUNT_SECONDS = 60
+_PORT = 2049
+_CONNECT_SECONDS = 3
 
 
 def _run(argv: Sequence[str]) -> dict[str, Any]:
@@ -279,12 +282,33 @@ def mounts() -> list[dict[str, Any]]:
     ]
 
 
+def answers() -> bool:
+    """Say whether the storage node's NFS server takes connections, within a few seconds.
+
+    Whoever touches a hard mount while it does not, waits for it; so this is asked before.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' nfs.answers
+    """
+    node = storage_node()
+    if node is None:
+        return False
+    try:
+        socket.create_connection((node["ip"], _PORT), timeout=_CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
 def status() -> dict[str, Any]:
     """Return how the share stands on this node, for a person.
 
-    Keys: ``server`` (on the storage node: ``running``, ``exports``), ``mounts`` (for each mount
-    point ``mounted``, ``state``, ``reason``), ``waiting`` (mount points that are still tried),
-    ``why_not`` (why nothing is mounted here).
+    Keys: ``answers`` (does the storage node), ``server`` (on the storage node: ``running``,
+    ``exports``), ``mounts`` (for each mount point ``mounted``, ``state``, ``reason``), ``waiting``
+    (mount points that are still tried), ``why_not`` (why nothing is mounted here).
 
     CLI Example:
 
@@ -296,6 +320,7 @@ def status() -> dict[str, Any]:
     wanted = mounts()
     found = {entry["where"]: __salt__["systemd_mount.status"](entry["where"]) for entry in wanted}
     report: dict[str, Any] = {
+        "answers": answers(),
         "mounts": found,
         "waiting": [where for where, state in found.items() if not state["mounted"]],
         "why_not": why_not("client"),

@@ -1,4 +1,4 @@
-"""State of the exports: a file that the NFS server reads again when it changed."""
+"""States of the share: the exports, which the NFS server reads again, and whether it answers."""
 
 from __future__ import annotations
 
@@ -44,4 +44,26 @@ def exported(name: str) -> dict[str, Any]:
         ret.update(result=False, comment=str(exc))
         return ret
     ret["comment"] = f"{name} was changed"
+    return ret
+
+
+def answering(name: str) -> dict[str, Any]:
+    """Have the storage node's NFS server answer, before anything touches what is on the share.
+
+    name
+        Where the share is mounted here. A program that touches it while the server is away waits
+        until it is back, and so would the states that follow.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    if __salt__["nfs.why_not"]("client") or __salt__["nfs.answers"]():
+        ret["comment"] = "the share can be used"
+        return ret
+    node = __salt__["nfs.storage_node"]()
+    comment = (
+        f"the storage node {node['id']} ({node['ip']}) does not answer on port 2049; what is on the"
+        " share waits for it, and goes on when it is back"
+    )
+    there = __salt__["systemd_mount.mounted"](name) is not None
+    # On a blank node the test run may well come before the storage node has its server.
+    ret.update(result=None if __opts__["test"] and not there else False, comment=comment)
     return ret

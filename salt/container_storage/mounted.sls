@@ -10,12 +10,18 @@ container-storage-local:
 include:
   - nfs.client
 
+container-storage-share:
+  nfs.answering:
+    - name: {{ storage.share | json }}
+    - require:
+      - sls: nfs.client
+
 container-storage-image:
   disk_image.present:
     - name: {{ storage.image | json }}
     - size: {{ storage.size | json }}
     - require:
-      - sls: nfs.client
+      - nfs: container-storage-share
     - require_in:
       - systemd_mount: container-storage-mounted
 {%- for id, unit, text in [
