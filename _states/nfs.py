@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -11,6 +11,7 @@ __virtualname__ = "nfs"
 
 __salt__: dict[str, Callable[..., Any]]
 __utils__: dict[str, Callable[..., Any]]
+__states__: dict[str, Callable[..., Any]]
 __opts__: dict[str, Any]
 
 
@@ -47,6 +48,24 @@ def exported(name: str) -> dict[str, Any]:
     return ret
 
 
+def mounted(name: str, what: str, unit: Mapping[str, Any]) -> dict[str, Any]:
+    """Have a folder of the share mounted; when the storage node is away, be ready for its return.
+
+    name, what, unit
+        As for ``systemd_mount.mounted``. A server that does not answer is a warning: the node goes
+        on, and ``saltberry-share.service`` goes on trying. Nobody waits here for a timeout.
+    """
+    away = ""
+    if not __opts__["test"] and __salt__["systemd_mount.mounted"](name) is None:
+        away = "" if __salt__["nfs.answers"]() else _away()
+    return __states__["systemd_mount.mounted"](name, what, unit, must=False, away=away)
+
+
+def _away() -> str:
+    node = __salt__["nfs.storage_node"]()
+    return f"the storage node {node['id']} ({node['ip']}) does not answer on port 2049"
+
+
 def answering(name: str) -> dict[str, Any]:
     """Have the storage node's NFS server answer, before anything touches what is on the share.
 
@@ -58,11 +77,7 @@ def answering(name: str) -> dict[str, Any]:
     if __salt__["nfs.why_not"]("client") or __salt__["nfs.answers"]():
         ret["comment"] = "the share can be used"
         return ret
-    node = __salt__["nfs.storage_node"]()
-    comment = (
-        f"the storage node {node['id']} ({node['ip']}) does not answer on port 2049; what is on the"
-        " share waits for it, and goes on when it is back"
-    )
+    comment = f"{_away()}; what is on the share waits for it, and goes on when it is back"
     there = __salt__["systemd_mount.mounted"](name) is not None
     # On a blank node the test run may well come before the storage node has its server.
     ret.update(result=None if __opts__["test"] and not there else False, comment=comment)

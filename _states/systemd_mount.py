@@ -25,7 +25,9 @@ def _ret(name: str, comment: str = "") -> dict[str, Any]:
     return {"name": name, "result": True, "changes": {}, "comment": comment}
 
 
-def mounted(name: str, what: str, unit: Mapping[str, Any], must: bool = True) -> dict[str, Any]:
+def mounted(
+    name: str, what: str, unit: Mapping[str, Any], must: bool = True, away: str = ""
+) -> dict[str, Any]:
     """Have something mounted at a folder, now and at boot.
 
     name
@@ -38,6 +40,8 @@ def mounted(name: str, what: str, unit: Mapping[str, Any], must: bool = True) ->
     must
         False for what another machine serves: when that is away, the unit stays, something else
         tries again, and the state only warns.
+    away
+        A sentence, when it is known beforehand that mounting would fail: it is not tried.
 
     Options that changed count from the next mount. Never mounts over files, nor over another
     mount.
@@ -59,6 +63,8 @@ def mounted(name: str, what: str, unit: Mapping[str, Any], must: bool = True) ->
         return ret
     try:
         __salt__["systemd_mount.write"](name, todo)
+        if mounts and away:
+            raise CommandExecutionError(f"{name} is not mounted: {away}")
         if mounts:
             __salt__["systemd_mount.mount"](name)
     except (CommandExecutionError, OSError) as exc:

@@ -4,11 +4,10 @@ include:
 {% set mounts = salt['nfs.mounts']() %}
 {%- for mount in mounts %}
 nfs-mount-{{ mount.where }}:
-  systemd_mount.mounted:
+  nfs.mounted:
     - name: {{ mount.where | json }}
     - what: {{ mount.what | json }}
     - unit: {{ mount.unit | json }}
-    - must: False
     - require:
       - debs: nfs-client-packages
     - require_in:

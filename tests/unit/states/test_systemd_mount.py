@@ -6,13 +6,15 @@ Needs root, and fails without it.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from saltberry_ext.modules import disk_image, pod_data, systemd_mount
+from saltberry_ext.modules import disk_image, nfs, pod_data, systemd_mount
+from saltberry_ext.states import nfs as nfs_state
 from saltberry_ext.states import pod_data as pod_state
 from saltberry_ext.states import systemd_mount as state
 from saltberry_ext.utils import conffiles, mount_unit
@@ -76,7 +78,7 @@ def configure_loader_modules(
     monkeypatch.setattr(systemd_mount, "_UNITS", systemd.units)
     functions: dict[str, Any] = {
         f"{module.__name__.rpartition('.')[2]}.{name}": value
-        for module in (systemd_mount, pod_data)
+        for module in (systemd_mount, pod_data, nfs)
         for name, value in vars(module).items()
         if name[0] != "_" and callable(value)
     }
@@ -94,8 +96,14 @@ def configure_loader_modules(
         for name, value in vars(module).items()
         if name[0] != "_" and callable(value)
     }
-    dunders = {"__salt__": functions, "__utils__": utils, "__opts__": opts}
-    return dict.fromkeys((systemd_mount, state, disk_image, pod_data, pod_state), dunders)
+    functions["nfs.why_not"] = lambda side: ""
+    pillar = {"nodes": {"nfs1": {"ip": "127.0.0.1", "roles": ["storage"]}}}
+    dunders = {
+        "__salt__": functions, "__utils__": utils, "__opts__": opts, "__pillar__": pillar,
+        "__states__": {"systemd_mount.mounted": state.mounted},
+    }  # fmt: skip
+    modules = (systemd_mount, state, disk_image, pod_data, pod_state, nfs, nfs_state)
+    return dict.fromkeys(modules, dunders)
 
 
 def mounts_below(path: Path) -> list[str]:
@@ -197,6 +205,32 @@ def test_a_share_that_is_away_is_no_failure_but_is_told(
     assert ret["warnings"] == [ret["comment"]]
     assert "No route to host; the node goes on without it and keeps trying" in ret["comment"]
     assert "mounted" not in ret["changes"]
+
+
+def test_a_share_is_mounted_only_when_its_server_answers(
+    where: str, image: str, systemd: Systemd, opts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        monkeypatch.setattr(nfs, "_PORT", gone.getsockname()[1])
+    assert nfs_state.answering(where)["result"] is False
+    opts["test"] = True
+    assert nfs_state.answering(where)["result"] is None
+    assert nfs_state.mounted(where, image, LOOP)["result"] is None
+    opts["test"] = False
+    ret = nfs_state.mounted(where, image, LOOP)
+    assert ret["result"] is True
+    assert "nfs1 (127.0.0.1) does not answer" in ret["warnings"][0]
+    assert list(ret["changes"]) == ["unit"]
+    assert systemd.calls == ["daemon-reload"]
+    again = nfs_state.mounted(where, image, LOOP)
+    assert (again["changes"], len(again["warnings"])) == ({}, 1)
+
+    with socket.create_server(("127.0.0.1", 0)) as back:
+        monkeypatch.setattr(nfs, "_PORT", back.getsockname()[1])
+        assert nfs_state.answering(where)["result"] is True
+        ret = nfs_state.mounted(where, image, LOOP)
+        assert (ret["result"], list(ret["changes"])) == (True, ["mounted"])
+        assert nfs_state.mounted(where, image, LOOP)["changes"] == {}
 
 
 def test_a_waiting_service_is_set_up_once(systemd: Systemd, opts: dict[str, Any]) -> None:
