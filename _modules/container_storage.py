@@ -341,11 +341,10 @@ def status() -> dict[str, Any]:
         engines[engine] = {key: facts[key] for key in ("installed", "active", "root", "root_from")}
         engines[engine]["version"] = _version(engine) if facts["installed"] else None
     history = _journal().history()
-    measure = __utils__["tree_copy.measure"]
-    old = [
-        {"engine": entry["engine"], "path": entry["path"], "bytes": measure(entry["path"])["bytes"]}
-        for entry in history["old_roots"]
-    ]
+    # As they were when they were left: to measure millions of files takes minutes.
+    keys = ("engine", "path", "bytes")
+    there = [entry for entry in history["old_roots"] if Path(entry["path"]).is_dir()]
+    old = [{key: entry.get(key, 0) for key in keys} for entry in there]
     return {"engines": engines, "move": _move_status(), "old_roots": old, "last": history["last"]}
 
 
@@ -409,7 +408,7 @@ def plan(
     result: dict[str, Any] = {
         "target": target, "from": {engine: move["from"] for engine, move in moves.items()},
         "to": {engine: move["to"] for engine, move in moves.items()},
-        "bytes": 0, "files": 0, "free_bytes": None, "services": _services(moves),
+        "bytes": 0, "files": 0, "sizes": {}, "free_bytes": None, "services": _services(moves),
         "running_containers": [], "warnings": [], "problems": problems,
     }  # fmt: skip
     if moves:
@@ -520,8 +519,9 @@ def _docker_problems(
 def _plan_room(moves: Mapping[str, Any], result: dict[str, Any], margin: float) -> None:
     """Fill in sizes, and refuse targets without room for them."""
     disks: dict[str, list[int]] = {}
-    for move in moves.values():
+    for engine, move in moves.items():
         size = __utils__["tree_copy.measure"](move["from"])
+        result["sizes"][engine] = size["bytes"]
         result["bytes"] += size["bytes"]
         result["files"] += size["files"]
         place = _existing(move["to"])
@@ -728,6 +728,7 @@ def _begin(journal: Any, found: Mapping[str, Any], lock: int) -> _Move:
     record: dict[str, Any] = {
         "id": f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:4]}",
         "phase": "planned", "target": found["target"], "moves": moves, "bytes": found["bytes"],
+        "sizes": found["sizes"],
         "services": found["services"], "snapshot": {"docker": None, "containerd": None},
         "stopped": [], "ended": {}, "began": time.time(), "since": None, "down": None,
         "files": {}, "recovered": False, "error": None,
@@ -1192,7 +1193,12 @@ def _finish(move: _Move) -> dict[str, Any]:
            {left["from"] for left in move.moves.values()}]  # fmt: skip
     old += [
         # Both were the same when the engines were down.
-        {"engine": engine, "path": entry["from"], "at": record["down"] or record["began"]}
+        {
+            "engine": engine,
+            "path": entry["from"],
+            "at": record["down"] or record["began"],
+            "bytes": record["sizes"].get(engine, 0),
+        }
         for engine, entry in move.moves.items()
     ]
     moves = {engine: {key: entry[key] for key in ("from", "to")}
@@ -1276,7 +1282,12 @@ def _end_failed(move: _Move) -> None:
     known = {entry["path"] for entry in history["old_roots"]}
     # What was copied so far may serve the next try, and goes with a purge.
     left = [
-        {"engine": engine, "path": entry["to"], "at": record["since"]}
+        {
+            "engine": engine,
+            "path": entry["to"],
+            "at": record["since"],
+            "bytes": __utils__["tree_copy.measure"](entry["to"])["bytes"],
+        }
         for engine, entry in move.moves.items()
         if entry["to"] not in known and record["since"] and Path(entry["to"]).is_dir()
     ]
