@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from salt.utils.crypt import pem_finger
 
-from tests.unit.install.conftest import INSTALL, Pi, make_keys
+from tests.unit.install.conftest import INSTALL, Index, Pi, make_keys
 from tests.unit.install.test_minion import QuietHandler
 
 REPO = INSTALL.parent
@@ -134,3 +135,77 @@ def test_card_written_by_windows(pi: Pi, card: Path) -> None:
     (card / "card.env").write_bytes(text.replace("\n", "\r\n").encode())
     assert boot(pi, card).returncode == 0
     assert (pi.root / "etc/salt/minion_id").read_text() == "pi-07\n"
+
+
+def test_a_copy_of_the_key_that_cloud_init_keeps_goes_too(pi: Pi, card: Path, keys: Path) -> None:
+    copies = pi.root / "var/lib/cloud/instances/saltberry-pi-07"
+    copies.mkdir(parents=True)
+    (copies / "user-data.txt").write_text("#cloud-config\n" + (keys / "minion.pem").read_text())
+    (copies / "vendor-data.txt").write_text("#cloud-config\n")
+    assert boot(pi, card).returncode == 0
+    assert [path.name for path in copies.iterdir()] == ["vendor-data.txt"]
+
+
+def test_a_card_without_a_key_tells_the_fingerprint_to_accept(pi: Pi, card: Path) -> None:
+    for name in ("minion.pem", "minion.pub"):
+        (card / name).unlink()
+    pub = make_keys(pi.root / "etc/salt/pki/minion") / "minion.pub"  # as the minion does
+    done = boot(pi, card)
+    assert done.returncode == 0, done.stdout
+    said = pem_finger(path=str(pub), sum_type="sha256")
+    assert f"salt-run enrol.accept pi-07 fingerprint={said}" in (card / "firstboot.log").read_text()
+
+
+@pytest.fixture
+def no_mirror(card: Path) -> Path:
+    """The card, with a mirror that is not there."""
+    text = (card / "card.env").read_text()
+    mirror = next(line for line in text.splitlines() if line.startswith("MIRROR="))
+    (card / "card.env").write_text(text.replace(mirror, "MIRROR=http://127.0.0.1:9"))
+    return card
+
+
+def test_without_a_mirror_salt_comes_from_the_index_by_hash(
+    blank_pi: Pi, no_mirror: Path, index: Index, tmp_path: Path
+) -> None:
+    shutil.copy(INSTALL / "wheelhouse.sh", no_mirror)
+    shutil.copy(index.lock, no_mirror / "upstream.lock")
+    (tmp_path / "simple/pip").mkdir(parents=True)
+    handler = functools.partial(QuietHandler, directory=str(tmp_path / "simple"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = blank_pi.environment().items()
+        environment = {
+            **{key: value for key, value in here if not key.startswith("PIP_")},
+            **{key: value for key, value in index.environment().items() if key.startswith("PIP_")},
+            "SALTBERRY_INDEX": f"http://127.0.0.1:{server.server_address[1]}",
+            "SALTBERRY_MIRROR_PATIENCE": "1",
+            "SALTBERRY_MIRROR_WAIT": "1",
+        }
+        done = subprocess.run(
+            ["bash", no_mirror / "firstboot.sh"], env=environment, capture_output=True, text=True
+        )
+        server.shutdown()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "fetching Salt from" in done.stdout
+    assert (blank_pi.opt / "salt/bin/salt-call").exists()
+    assert not (no_mirror / "minion.pem").exists()
+    assert not (blank_pi.root / "var/lib/saltberry/wheels").exists()
+
+
+def test_without_any_source_the_card_stays_whole_and_the_log_says_why(
+    blank_pi: Pi, no_mirror: Path
+) -> None:
+    environment = blank_pi.environment(
+        SALTBERRY_INDEX="http://127.0.0.1:9",
+        SALTBERRY_MIRROR_PATIENCE="1",
+        SALTBERRY_MIRROR_WAIT="1",
+    )
+    shutil.copy(INSTALL / "salt.lock", no_mirror / "upstream.lock")
+    done = subprocess.run(
+        ["bash", no_mirror / "firstboot.sh"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    log = (no_mirror / "firstboot.log").read_text()
+    assert "is nfs1 on, and in this network?" in log and "tried again" in log
+    assert (no_mirror / "minion.pem").exists() and (no_mirror / "card.env").exists()
