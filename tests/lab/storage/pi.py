@@ -210,7 +210,7 @@ def facts() -> dict[str, object]:
         "names": len(json.loads(text)),
         "layers": [
             hashlib.sha256(ask("/containers/stopped/archive?path=/tmp/own")).hexdigest(),
-            inside(shown["/plain"]["State"]["Pid"], "/tmp/written"),
+            shown["/plain"]["State"]["Pid"] and inside(shown["/plain"]["State"]["Pid"], "/tmp/written"),
             [inside(pid, "/tmp/written") for _, pid, state in tasks if state == "RUNNING"],
         ],
         "containerd": [run("ctr", "-n", "lab", "images", "ls", "-q"),
