@@ -349,19 +349,14 @@ def aside() -> tuple[str, dict[str, str]]:
     return "local", local
 
 
+PROGRAMME: dict[str, Callable[..., object]] = {
+    "seed": seed, "facts": facts, "roots": roots, "sequence": sequence, "revive": revive, "kills": kills,
+}  # fmt: skip
+
+
 def main() -> None:
     what, *argv = sys.argv[1:]
-    if what == "run":
-        answer: object = cut(argv[0], argv[1:])
-    else:
-        answer = {
-            "seed": seed,
-            "facts": facts,
-            "roots": roots,
-            "sequence": sequence,
-            "revive": revive,
-            "kills": kills,
-        }[what](*argv)
+    answer = cut(argv[0], argv[1:]) if what == "run" else PROGRAMME[what](*argv)
     print(json.dumps(answer))
 
 
