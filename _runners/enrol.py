@@ -654,7 +654,12 @@ def reject(node: str) -> dict[str, Any]:
 
 
 def _reject(node: str) -> dict[str, Any]:
-    keys = [key for key in _waiting_keys() if node in (key["id"], ascii(key["id"]))]
+    # As enrol.pending shows it, too: the command line may have taken the quotes off
+    keys = [
+        key
+        for key in _waiting_keys()
+        if node in (key["id"], ascii(key["id"]), ascii(key["id"])[1:-1])
+    ]
     if not keys:
         raise _Refused(f"no key of {node!a} waits (salt-run enrol.pending)")
     cache = _cache()

@@ -748,7 +748,7 @@ _SCHEMA: dict[str, Any] = {
         "gateway": _or_null(_address),
         "dns": _list_of(_address, "addresses", empty=True),
         "wifi": {
-            "ssid": _or_null(_pattern(r"[^\x00-\x1f;\\]{1,32}", "name of a wifi", "berries")),
+            "ssid": _or_null(_pattern(r"[^\x00-\x1f;\x22\\]{1,32}", "name of a wifi", "berries")),
             "country": _or_null(_pattern(r"[A-Z]{2}", "country of two capital letters", "DE")),
             "hidden": _boolean,
         },

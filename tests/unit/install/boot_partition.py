@@ -7,6 +7,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
+from lab import doctor
+
 CMDLINE = "console=serial0,115200 console=tty1 root=PARTUUID=4d5f2fa9-02 rootfstype=ext4 fsck.repair=yes rootwait"
 _COMMON = {
     "config.txt": "# For more options and information see\n# http://rptl.io/configtxt\narm_64bit=1\n",
@@ -33,6 +37,8 @@ UBUNTU = {
     key: value for key, value in TRIXIE.items() if not key.startswith(("kernel", "initramfs"))
 } | {"vmlinuz": "kernel"}
 
+# By package, a program that it brings
+TOOLS = {"mtools": "mcopy", "dosfstools": "mkfs.vfat", "fdisk": "sfdisk"}
 START = 8192  # sectors, as on the images
 SIZE = 48  # MiB
 
@@ -47,6 +53,9 @@ def fill(folder: Path, files: Mapping[str, str]) -> Path:
 
 def image(path: Path, files: Mapping[str, str], work: Path) -> Path:
     """Make an image of a disk: a partition table, a FAT32 partition with the files, a Linux partition."""
+    if doctor.missing_packages(TOOLS) and os.geteuid() != 0:
+        pytest.skip(f"FAT images want {', '.join(doctor.missing_packages(TOOLS))}")
+    doctor.install_packages(TOOLS)
     size = (START + SIZE * 2048 + 2048) * 512
     with path.open("wb") as stream:
         stream.truncate(size)

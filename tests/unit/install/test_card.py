@@ -21,7 +21,7 @@ from tests.unit.install.conftest import INSTALL
 
 SECRET = "-----BEGIN RSA PRIVATE KEY-----\nMIIEsecretsecretsecret\n-----END RSA PRIVATE KEY-----"
 SSH_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0dJ me@laptop"
-WIFI = {"ssid": 'Berry\'s "home" $net', "psk": "ab" * 32, "country": "DE", "hidden": True}
+WIFI = {"ssid": "Berry's home $net", "psk": "ab" * 32, "country": "DE", "hidden": True}
 
 
 def _module() -> ModuleType:
