@@ -143,10 +143,10 @@ def test_nfs_itself_is_refused_with_the_reason_and_the_way_out(pi_01: Pi, on_ima
     assert kernel.returncode != 0
     pi_01.sh("rm -rf /srv/share/node/try")
     before = pi_01.said("cat /etc/docker/daemon.json; docker ps -q")
-    problems = " ".join(pi_01.call("container_storage.plan", "/srv/share/node/docker")["problems"])
-    assert "NFS" in problems
-    assert "overlay" in problems
-    assert "nfs-image" in problems
+    problems = " ".join(pi_01.call("container_storage.plan", "/srv/share/node")["problems"])
+    assert "network file system (nfs4" in problems
+    assert "overlayfs needs extended attributes" in problems
+    assert "Use the backend nfs-image" in problems
     assert pi_01.said("cat /etc/docker/daemon.json; docker ps -q") == before
 
 
