@@ -32,7 +32,7 @@ from lab.store import Progress, Store
 
 MEMORY_MIB = 1024
 PROCESSORS = 2
-BOOT_SECONDS = 300.0
+BOOT_SECONDS = 600.0
 """How long a boot may take under emulation, beside other machines that boot."""
 PROBE_SECONDS = 8.0
 # Seconds for an answer of the agent's; a machine that starves for a minute is not a dead one.
