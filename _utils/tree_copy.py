@@ -22,7 +22,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,17 @@ _FULL = "No space left on device"
 _CLOCK_SECONDS = 2
 _EVENT_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
-_FIND = r"%y %m %U %G %s %n %T@ %l\t%P\0"
+# One letter for the kind, then all that a copy must keep. A folder's own size and link count are its
+# file system's business.
+_FIND = (
+    "-type", "d", "-printf", r"d %m %U %G %T@\t%P\0",
+    "-o", "-type", "f", "-links", "+1", "-printf", r"h %m %U %G %s %n %T@\t%P\0",
+    "-o", "-printf", r"%y %m %U %G %s %n %T@ %l\t%P\0",
+)  # fmt: skip
+_KINDS = {
+    b"f": "files", b"h": "hard_links", b"d": "folders", b"l": "links", b"c": "devices",
+    b"b": "block_devices", b"p": "pipes", b"s": "sockets",
+}  # fmt: skip
 _NEWER = r"%P\0"
 
 
@@ -175,15 +185,28 @@ def recheck(source: str, target: str, since: float, lock: int | None = None) -> 
     Returns as :func:`copy`; after one that transferred files the folders they are in have new
     times, which another :func:`copy` sets right. Raises CopyError.
     """
-    # ctime, which nobody can set: a file unpacked over another may have any modification time.
-    # "@" times have whole seconds in older find, so round down.
-    argv = ["find", source, "-xdev", "-type", "f", "-newerct", f"@{int(since) - _CLOCK_SECONDS}",
-            "-printf", _NEWER]  # fmt: skip
-    names = subprocess.run(argv, capture_output=True, check=True).stdout
+    names = touched(source, since, files=True)
     if not names:
         return {"files": 0, "bytes": 0, "deleted": 0, "code": 0, "seconds": 0.0}
     options = ("--checksum", "--from0", "--files-from=-")
     return copy(source, target, options=options, lock=lock, stdin=names)
+
+
+def touched(root: str, since: float, files: bool = False) -> bytes:
+    """Return the names below ``root``, each ended by a zero, that were changed in any way since.
+
+    since
+        Seconds since the epoch. By the change time, which nobody can set: a file that is unpacked
+        over another may have any modification time.
+    files
+        Regular files only.
+    """
+    # Whole seconds, for older finds.
+    argv = ["find", root, "-xdev", *(["-type", "f"] if files else []),
+            "-newerct", f"@{int(since) - _CLOCK_SECONDS}", "-printf", _NEWER]  # fmt: skip
+    names = subprocess.run(argv, capture_output=True, check=True).stdout
+    # The root itself has no name.
+    return names.lstrip(b"\0")
 
 
 def settle(path: str) -> None:
@@ -198,72 +221,70 @@ def settle(path: str) -> None:
 # --- is it the same? ----------------------------------------------------------------------------
 
 
-def differences(source: str, target: str, most: int = 20) -> list[str]:
+def differences(source: str, target: str, names: bytes | None = None, most: int = 20) -> list[str]:
     """Return what rsync would still change in ``target``, as its own lines, at most ``most``.
+
+    names
+        Only these, as from :func:`touched`; None for all, and for what is in ``target`` only.
 
     Compares content by size and time, and everything else as it is: extended attributes, ACLs, hard
     links, device numbers, owners. Raises CopyError.
     """
+    which = ["--delete"] if names is None else ["--from0", "--files-from=-"]
     argv = [
         "rsync",
         *_OPTIONS,
-        "--delete",
+        *which,
         "--dry-run",
         "--itemize-changes",
         f"{source}/",
         f"{target}/",
     ]
-    done = subprocess.run(argv, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(argv, input=names or b"", capture_output=True)
     if done.returncode:
-        raise CopyError(_failure(done.returncode, done.stderr))
-    return [line for line in done.stdout.splitlines() if line.strip()][:most]
+        raise CopyError(_failure(done.returncode, done.stderr.decode(errors="replace")))
+    lines = done.stdout.decode(errors="replace").splitlines()
+    return [line for line in lines if line.strip()][:most]
 
 
 def tally(root: str) -> dict[str, Any]:
     """Return what a tree consists of, found without rsync.
 
-    Returns ``{"files", "folders", "links", "devices", "other", "bytes", "hard_links", "digest"}``:
+    Returns ``{"files", "folders", "links", "devices", "block_devices", "pipes", "sockets",
+    "hard_links", "digest"}``:
     ``hard_links`` counts names of files that have more than one, ``digest`` stands for the type,
     owner, mode, size, time, link count and target of every name. Raises CopyError.
     """
-    kinds = {"f": "files", "d": "folders", "l": "links", "c": "devices", "b": "devices"}
-    found: dict[str, Any] = dict.fromkeys(
-        ("files", "folders", "links", "devices", "other", "bytes", "hard_links"), 0
-    )
-    total = 0
-    for entry in _entries(root):
-        facts, _, name = entry.partition(b"\t")
-        kind, mode, user, group, size, links, changed, *_ = facts.split(b" ")
-        letter = kind.decode()
-        found[kinds.get(letter, "other")] += 1
-        if letter == "d":
-            # A folder's own size and link count are its file system's business.
-            facts = b" ".join((kind, mode, user, group, changed))
-        elif letter == "f":
-            found["bytes"] += int(size)
-            found["hard_links"] += links != b"1"
-        # A sum needs no order, and no room for millions of names.
-        total += int.from_bytes(hashlib.blake2b(facts + b"\t" + name, digest_size=16).digest())
-    return {**found, "digest": f"{total % (1 << 128):032x}"}
-
-
-def _entries(root: str) -> Iterator[bytes]:
-    """Names and facts of everything on the root's own file system, as find prints them."""
-    with subprocess.Popen(
-        ["find", root, "-xdev", "-printf", _FIND],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "LC_ALL": "C"},
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        rest = b""
-        while chunk := process.stdout.read(1 << 20):
-            *whole, rest = (rest + chunk).split(b"\0")
-            yield from whole
-        said = process.stderr.read().decode(errors="replace").strip()
-    if process.returncode:
+    environment = {**os.environ, "LC_ALL": "C"}
+    found: dict[str, Any] = dict.fromkeys(_KINDS.values(), 0)
+    digest = hashlib.blake2b(digest_size=16)
+    with (
+        subprocess.Popen(
+            ["find", root, "-xdev", *_FIND],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+        ) as find,
+        # Two trees give their names in two orders. sort does it in a bounded room.
+        subprocess.Popen(
+            ["sort", "--zero-terminated", "--buffer-size=64M"],
+            stdin=find.stdout, stdout=subprocess.PIPE, env=environment,
+        ) as sort,
+    ):  # fmt: skip
+        assert find.stdout is not None
+        assert find.stderr is not None
+        assert sort.stdout is not None
+        find.stdout.close()
+        last = b"\0"
+        while chunk := sort.stdout.read(1 << 20):
+            digest.update(chunk)
+            # No work for each name in Python: the engines are down meanwhile.
+            for letter, kind in _KINDS.items():
+                found[kind] += (last + chunk).count(b"\0" + letter)
+            last = chunk[-1:]
+        said = find.stderr.read().decode(errors="replace").strip()
+    if find.returncode or sort.returncode:
         raise CopyError(f"{root} cannot be read: {said}")
+    found["files"] += found["hard_links"]
+    return {**found, "digest": digest.hexdigest()}
 
 
 def measure(root: str) -> dict[str, int]:
