@@ -31,6 +31,7 @@ _CLIENT_OPTIONS = (
 )  # fmt: skip
 _MOUNT_SECONDS = 60
 _PORT = 2049
+EXPORTS = "/etc/exports.d/saltberry.exports"
 _CONNECT_SECONDS = 3
 
 
@@ -214,6 +215,25 @@ def _options(uid: int, read_only: bool) -> str:
         # Without its disk the folder below would fill the card.
         options.append(f"mountpoint={share['path']}")
     return ",".join(options)
+
+
+def current() -> bool:
+    """Say whether the share is served as the pillar and the cluster's facts have it.
+
+    A node that joins without being named in the pillar brings its address with it, and the exports
+    then lack it. True also where nothing is served.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'nfs1' nfs.current
+    """
+    node = storage_node()
+    if node is None or node["id"] != __opts__["id"] or why_not("server"):
+        return True
+    missing = [path for path in folders() if not Path(path).is_dir()]
+    return not missing and __utils__["conffiles.read"](EXPORTS) == exports()
 
 
 def server_running() -> bool:

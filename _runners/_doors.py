@@ -148,6 +148,17 @@ def why(ledger: Ledger, key: Mapping[str, str], accepted: str | None, now: float
     return "nobody expects it"
 
 
+def listing(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return those who wait as people read them."""
+    told = [
+        f"{row['id']}  {row['state']} since {row['since']}"
+        + (f", from {row['address']}" if row["address"] else "")
+        + f"\n  {row['fingerprint']}\n  {row['why']}"
+        for row in rows
+    ]
+    return "\n".join(told) or "nobody waits"
+
+
 def short(print_: str | None) -> str:
     """Return the beginning of a fingerprint, to be told from another by eye."""
     return f"{print_[:11]}…" if print_ else "unknown"

@@ -87,6 +87,11 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 _URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.:/_-]*")
 
 
+NO_NAME = (
+    "its id is no host name: never let in. Give it another id, and salt-run enrol.reject this one"
+)
+
+
 class _Refused(Exception):
     """Nothing was done; the text says why and what to do."""
 
@@ -532,41 +537,45 @@ def check() -> list[str]:
 # --- those who wait --------------------------------------------------------------------------------
 
 
-def pending() -> list[dict[str, Any]]:
+def pending() -> Any:
     """List the keys that are not let in: id, address, fingerprint, since when, and why not.
 
     ``id`` is quoted when it is no plain host name; such a one is never let in. ``address`` is who
     knocks at the master's port without being connected to it, all of them if there are several: Salt
     does not say which key came from where.
 
+    On the command line a few lines for each; with ``--out=json`` (or any other ``--out``), and to other
+    programs, a list of ``{"id", "address", "fingerprint", "since", "state", "why"}``.
+
     CLI Example:
 
     .. code-block:: bash
 
         salt-run enrol.pending
+        salt-run enrol.pending --out=json
     """
+    rows = _pending()
+    for_a_person = __opts__.get("fun") == "enrol.pending" and not __opts__.get("output")
+    return _doors.listing(rows) if for_a_person else rows
+
+
+def _pending() -> list[dict[str, Any]]:
     with _ledger() as ledger:
         pass
-    now = time.time()
-    knocking = _knocking()
+    knocking = " or ".join(_knocking()) or None
     rows = []
     for key in _waiting_keys():
-        node = key["id"]
-        valid = __utils__["rackspec.valid_id"](node)
-        accepted = _known_key(node) if key["state"] == "denied" and valid else None
+        valid = __utils__["rackspec.valid_id"](key["id"])
+        accepted = _known_key(key["id"]) if key["state"] == "denied" and valid else None
         known = _doors.fingerprint(accepted["pub"]) if accepted else None
-        reason = _doors.why(ledger, key, known, now) if valid else (
-            "its id is no host name: never let in. Set another id on it, and"
-            " salt-run enrol.reject this one"
-        )  # fmt: skip
         rows.append(
             {
-                "id": node if valid else ascii(node),
-                "address": " or ".join(knocking) or None,
+                "id": key["id"] if valid else ascii(key["id"]),
+                "address": knocking,
                 "fingerprint": key["fingerprint"],
                 "since": _doors.when(key["since"]),
                 "state": key["state"],
-                "why": reason,
+                "why": _doors.why(ledger, key, known, time.time()) if valid else NO_NAME,
             }
         )
     return sorted(rows, key=lambda row: (row["state"], row["id"]))

@@ -833,6 +833,7 @@ def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]
     stale = _stale_routes(rack, members)
     told = _apply_on(stale, "cni")
     problems += [f"the routes of {name}: {problem}" for name, problem in told.items() if problem]
+    done("the exports of the share", partial(_export_share, rack))
     done("the admin's kubeconfig", partial(_hand_over_kubeconfig, rack))
     return SimpleNamespace(problems=problems, freed=freed)
 
@@ -847,6 +848,17 @@ def _stale_routes(rack: Any, members: list[str]) -> list[str]:
         if code or returned != __utils__["routes.digest"](nodes, name):
             stale.append(name)
     return stale
+
+
+def _export_share(rack: Any) -> None:
+    """Have the storage node export the folders of nodes that came since its last highstate."""
+    keys = _keys()
+    for node in rack.with_role("storage"):
+        if keys.get(node) != "accepted":
+            continue
+        for _, current, code in _asked([node], "nfs.current", limit=2 * POLL):
+            if not code and not current:
+                _apply(node, "nfs.server")
 
 
 def _revoke(control_plane: str, node: str) -> None:

@@ -1,13 +1,16 @@
 # Move the engines' data to where the pillar says. On a node in a cluster only when the master has
 # drained it (container_storage_drained), one node at a time; until then this tells the master.
 {%- set storage = salt['storage_backend.settings']() %}
+{%- set drained = pillar.get('container_storage_drained', False) %}
 include:
   - container_storage.mounted
 
 container-storage-managed:
   container_storage.managed:
     - name: {{ storage.target | json }}
-    - drained: {{ pillar.get('container_storage_drained', False) | json }}
+    - drained: {{ drained | json }}
+    # The master has a pause of its own after a move that failed.
+    - retry_after: {{ 0 if drained else 3600 }}
     - require:
       - sls: container_storage.mounted
 {%- if storage.pod_data and storage.what %}
@@ -17,7 +20,9 @@ container-storage-{{ path }}:
     - name: {{ path | json }}
     - source: {{ source | json }}
     - target: {{ storage.target | json }}
-    - drained: {{ pillar.get('container_storage_drained', False) | json }}
+    - drained: {{ drained | json }}
+    # The master has a pause of its own after a move that failed.
+    - retry_after: {{ 0 if drained else 3600 }}
     - require:
       - container_storage: container-storage-managed
     - require_in:
