@@ -21,8 +21,6 @@ container-storage-{{ path }}:
     - source: {{ source | json }}
     - target: {{ storage.target | json }}
     - drained: {{ drained | json }}
-    # The master has a pause of its own after a move that failed.
-    - retry_after: {{ 0 if drained else 3600 }}
     - require:
       - container_storage: container-storage-managed
     - require_in:
