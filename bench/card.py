@@ -65,7 +65,11 @@ PLACES = {
 }
 # What a pull finds at the registry: a small file system with a blob that can't be compressed.
 PUBLISH = f"""
-systemctl start docker-registry docker
+echo '{{version: 0.1, http: {{addr: ":5000"}}, storage: {{filesystem: {{rootdirectory: /srv/registry}}}}}}' \
+    >/etc/docker/registry/config.yml
+install -d -o docker-registry /srv/registry
+systemctl restart docker-registry
+systemctl start docker
 mkdir -p /tmp/image/bin
 cp /bin/busybox /tmp/image/bin/
 for name in sh dd yes head; do ln -sf busybox /tmp/image/bin/$name; done
