@@ -1534,10 +1534,10 @@ def delete_node(node: str) -> bool:
     _check_node_name(node)
     if node == _node_id():
         raise _error(f"{node} is this control plane itself: its node object stays")
-    if not _kubectl_json("get", "node", node, "--ignore-not-found"):
-        return False
-    _must_kubectl("delete", "node", node, "--ignore-not-found", "--wait=false")
-    return True
+    done = _kubectl("delete", "node", node, "--ignore-not-found", "--wait=false", "-o", "name")
+    if done.returncode:
+        raise _error(f"node {node} could not be deleted: {_last_lines(done.stderr, 2)}")
+    return bool(done.stdout.strip())
 
 
 def _must_kubectl(*arguments: str) -> None:

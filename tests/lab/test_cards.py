@@ -26,19 +26,23 @@ from lab.rack import BOOT, CHECKOUT, REPO, Rack, RackError, describe
 from tests.lab.conftest import Lab
 from tests.unit.install import boot_partition as stock
 
-SSH_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0dJYvNqMoVsHrVQOQWsy me@laptop"
+SSH_KEY = (
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJl3+/1YiGbmZ4kGBrITWs1Gjy0gVuoFliU3j31yQ/As me@laptop"
+)
 CARDS = f"""\
 cards:
   timezone: Europe/Berlin
   ssh_keys: ["{SSH_KEY}"]
 """
-# As the image has it (stage2/04-cloud-init of pi-gen), with the one difference that is told above.
+# As the image has it (stage2/04-cloud-init of pi-gen), but for the network, see above, and the locale: a
+# blank node has none but C.
 CLOUD_CONFIG = """\
 datasource_list: [NoCloud, None]
 datasource: {NoCloud: {seedfrom: "file:///boot/firmware/"}}
 ssh_deletekeys: false
 ssh_genkeytypes: []
 network: {config: disabled}
+locale: C.UTF-8
 """
 BUILD = """\
 set -e
@@ -62,11 +66,10 @@ def pi_os(rack: Rack) -> str:
     made = f"saltberry-cloud-init-{rack.name}"
     podman.podman("rm", "--force", made, check=False)
     sources = rootfs.Debian().sources(signed_by="/usr/share/keyrings/debian-archive-keyring.gpg")
-    config = f"cat >/etc/cloud/cloud.cfg.d/99_raspberry-pi.cfg <<'END'\n{CLOUD_CONFIG}END\n"
     flags = ("--interactive", "--name", made, "--network", "host", *host.ulimit_flags())
     try:
         podman.podman(
-            "run", *flags, rack.image, "bash", "-c", BUILD + config,
+            "run", *flags, rack.image, "bash", "-c", BUILD,
             stdin=sources.encode(), timeout=900,
         )  # fmt: skip
         podman.podman("commit", "--quiet", made, name)
@@ -105,6 +108,7 @@ def blank(lab: Lab, name: str, image: str) -> Node:
     node = dataclasses.replace(rack.node(name), image=image)
     node.create()
     lifecycle._set_apt_source(rack, node, f"http://{rack.master_ip}")
+    node.write("/etc/cloud/cloud.cfg.d/99_raspberry-pi.cfg", CLOUD_CONFIG)
     return node
 
 
@@ -159,7 +163,10 @@ def test_a_blank_pi_becomes_ready_with_nobody_typing(
     having = node.run("grep", "-rlF", "-e", secret, *places, check=False).stdout.split()
     assert having == ["/etc/salt/pki/minion/minion.pem"]
 
-    assert node.run("cloud-init", "status").stdout.strip() == "status: done"
+    lab.wait(
+        "cloud-init's end", lambda: "status: done" in node.run("cloud-init", "status").stdout, 120
+    )
+    assert "Valid" in node.run("cloud-init", "schema", "--config-file", f"{BOOT}/user-data").stdout
     assert node.run("readlink", "/etc/localtime").stdout.strip().endswith("/Europe/Berlin")
     assert node.run("cat", "/etc/hostname").stdout.strip() == name
     assert SSH_KEY in node.run("cat", "/home/pi/.ssh/authorized_keys").stdout

@@ -802,10 +802,10 @@ def test_every_public_function_has_an_example():
         if not name.startswith("_") and callable(value) and hasattr(value, "__code__")
     }
     assert public == {
-        "admin_kubeconfig", "ca_hash", "check_cluster", "check_init", "config_api_version", "drain",
-        "facts", "init", "init_config", "install_kubeconfig", "join", "join_config", "mend", "nodes",
-        "refuse_control_plane", "reset", "ticket_create", "ticket_revoke", "token_create",
-        "token_delete", "token_list", "uncordon", "wait_ready",
+        "admin_kubeconfig", "ca_hash", "check_cluster", "check_init", "config_api_version",
+        "delete_node", "drain", "facts", "init", "init_config", "install_kubeconfig", "join",
+        "join_config", "mend", "nodes", "refuse_control_plane", "reset", "ticket_create",
+        "ticket_revoke", "token_create", "token_delete", "token_list", "uncordon", "wait_ready",
     }  # fmt: skip
     for name in public:
         assert "CLI Example:" in vars(kubeadm)[name].__doc__, name

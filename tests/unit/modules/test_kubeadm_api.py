@@ -477,7 +477,7 @@ def node(control_plane):
     make.report = report
     yield make
     for name in made:
-        control_plane.kubectl("delete", "node", name, "--wait=false")
+        control_plane.kubectl("delete", "node", name, "--wait=false", "--ignore-not-found")
 
 
 def test_nodes(node):
@@ -499,6 +499,15 @@ def test_nodes(node):
     }
     assert found["cp1"]["control_plane"] is True
     assert found["cp1"]["reason"] == "kubelet is posting ready status"
+
+
+def test_delete_node(node):
+    node("pi-08", "True")
+    assert kubeadm.delete_node("pi-08") is True
+    assert kubeadm.delete_node("pi-08") is False, "there is none any more"
+    for name, said in (("pi-07", "control plane itself"), ("--all", "no node id")):
+        with pytest.raises(Failure, match=said):
+            kubeadm.delete_node(name)
 
 
 def test_wait_ready_sees_a_node_that_comes_later(node):
@@ -591,6 +600,7 @@ def test_off_the_control_plane(control_plane, worker, pub):
             lambda: kubeadm.token_create("x"),
             lambda: kubeadm.ticket_create("pi-07", pub),
             lambda: kubeadm.wait_ready("pi-07"),
+            lambda: kubeadm.delete_node("pi-08"),
             lambda: kubeadm.admin_kubeconfig(pub),
         ):
             with pytest.raises(Failure, match="pi-07 is no control plane"):
