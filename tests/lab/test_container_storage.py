@@ -235,6 +235,7 @@ def test_killed_in_each_phase_the_next_run_finishes(
     healthy(pi, before, roots)
 
 
+@pytest.mark.timeout(600 + 120 * KILLS)
 def test_killed_at_random_times_the_data_is_whole_on_one_side_or_the_other(
     pi: StorageNode, before: dict[str, Any]
 ) -> None:
