@@ -90,8 +90,9 @@ def traces(pi: Pi) -> str:
     return pi.said(
         "find /etc /srv /var/lib/docker -xdev -not -path '/srv/saltberry/*' -not -path '/etc/salt/*'"
         " -printf '%p %T@ %s %m %U\\n' 2>/dev/null | grep -v -e '^/etc ' -e machine-id | sort;"
-        " findmnt --raw -o TARGET,SOURCE,OPTIONS; systemctl list-unit-files --no-legend --state=enabled;"
-        " ls -l /dev/disk/by-label"
+        " findmnt --raw -o TARGET,SOURCE,OPTIONS || true;"
+        " systemctl list-unit-files --no-legend --state=enabled || true;"
+        f" blkid -p -s LABEL -o value {SPARE_DISK} || true"
     )
 
 
