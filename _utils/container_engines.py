@@ -181,8 +181,9 @@ def forget_all(namespace: str) -> None:
 
 def start_task(namespace: str, container: str) -> None:
     """Start a container that was made with ``ctr`` again. Raises EngineError."""
-    # What is left of its last life would be in the way.
-    ctr("tasks", "delete", container, namespace=namespace, check=False)
+    # What is left of its last life would be in the way; a start that was cut off leaves one that
+    # is made and does not run.
+    ctr("tasks", "delete", "--force", container, namespace=namespace, check=False)
     ctr("tasks", "start", "--detach", container, namespace=namespace)
 
 

@@ -341,7 +341,7 @@ def small_disk(pi: StorageNode, size: str) -> str:
 
 
 def test_a_disk_that_is_full_in_the_middle_stops_nothing(home: StorageNode) -> None:
-    target = small_disk(home, "40M")
+    target = small_disk(home, "24M")
     was = configuration(home)
     # the check beforehand is told to let it pass
     said = home.refused(target, "margin=-20")
@@ -420,21 +420,18 @@ def test_docker_that_was_broken_before_is_not_moved(home: StorageNode) -> None:
     said = home.refused(TARGET)
     home.run("sed", "-i", "/data-root/d", "/etc/default/docker")
     assert "a variable set in /etc/default/docker" in said
-    home.run("sh", "-c", "systemctl kill -s KILL docker; systemctl stop docker.socket docker; "
-             "systemctl mask --runtime docker 2>/dev/null; true")  # fmt: skip
-    home.run(
-        "sh",
-        "-c",
-        "systemctl unmask --runtime docker; systemctl start docker.socket docker; docker start plain",
-    )
-    home.wait_engines()
 
 
 def test_an_engine_that_is_not_installed_is_named(home: StorageNode) -> None:
-    unit = "/lib/systemd/system/docker.service"
-    home.run("sh", "-c", f"mv {unit} /root/ && systemctl daemon-reload")
+    # systemd would make a unit of the second
+    units = ("/lib/systemd/system/docker.service", "/etc/init.d/docker")
+    for number, unit in enumerate(units):
+        home.run("mv", unit, f"/root/unit{number}")
+    home.run("systemctl", "daemon-reload")
     said = home.refused(TARGET, "engines=[docker]")
     told = home.state("container_storage.managed", "name=local", "engines=[docker]", "test=True")
-    home.run("sh", "-c", f"mv /root/docker.service {unit} && systemctl daemon-reload")
+    for number, unit in enumerate(units):
+        home.run("mv", f"/root/unit{number}", unit)
+    home.run("systemctl", "daemon-reload")
     assert "docker is not installed on this node" in said
     assert told["changes"] == {}
