@@ -218,6 +218,7 @@ def _card(
 ) -> dict[str, Any]:
     given = {key: value for key, value in place.items() if value}
     _check_id(node)
+    _check_no_master(node)
     if len(given) != 1:
         raise _Refused("where to? Give one of target= (a folder), image= (a file) and bundle=")
     _check_settings(settings)
@@ -262,6 +263,14 @@ def _check_id(node: object) -> None:
     if not __utils__["rackspec.valid_id"](node):
         raise _Refused(
             f"{node!a} is no host name: use lower-case letters, digits and hyphens, at most 63"
+        )
+
+
+def _check_no_master(node: str) -> None:
+    """Refuse the minion on the salt-master's own machine, whose key install/master.sh makes."""
+    if node == __opts__["id"].removesuffix("_master"):
+        raise _Refused(
+            f"{node} is the salt-master's own minion: it has no card, and install/master.sh makes its key"
         )
 
 
@@ -717,6 +726,7 @@ def revoke(node: str) -> dict[str, Any]:
 
 def _revoke(node: str) -> dict[str, Any]:
     _check_id(node)
+    _check_no_master(node)
     known = _known_key(node)
     with _ledger() as ledger:
         card_ = ledger["cards"].get(node)
@@ -769,6 +779,7 @@ def _reissue(
     node: str, place: dict[str, str | None], print_: str | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
     _check_id(node)
+    _check_no_master(node)
     known = _known_key(node)
     with _ledger() as ledger:
         if not known and node not in ledger["cards"]:

@@ -142,7 +142,7 @@ def test_a_card_in_the_folder_is_only_replaced_by_force(
 ) -> None:
     assert enrol(NODE, f"target={tmp_path}")["ok"]
     refused = enrol("pi-34", f"target={tmp_path}")
-    assert not refused["ok"] and "is there already" in refused["reason"]
+    assert not refused["ok"] and "has a card already" in refused["reason"]
     assert enrol("pi-34", f"target={tmp_path}", "force=True")["ok"]
     assert "ID=pi-34" in (tmp_path / "saltberry" / "card.env").read_text(encoding="utf-8")
 

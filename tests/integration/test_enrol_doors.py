@@ -389,6 +389,12 @@ def test_a_card_without_a_key_leaves_the_master_as_it_was(doors: Doors) -> None:
     assert doors.held("pi-55") == {}
 
 
+@pytest.mark.parametrize("function", ["card", "revoke", "reissue"])
+def test_the_masters_own_minion_is_left_alone(doors: Doors, function: str) -> None:
+    words = () if function == "revoke" else (f"bundle={doors.folder / 'x.card'}", "force=True")
+    assert "salt-master's own minion" in doors.refused(function, "nfs1", *words)
+
+
 def test_a_damaged_record_is_no_open_door(doors: Doors) -> None:
     doors.card("pi-56")
     doors.record.write_text("{")
