@@ -10,6 +10,7 @@ import http.client
 import json
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ __virtualname__ = "container_engines"
 
 _SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 _SECONDS = 60
+_AGAIN_SECONDS = 15
+_POLL_SECONDS = 0.5
 
 # Storage drivers whose data is plain files; the others' are volumes of a file system or of LVM.
 FILE_DRIVERS = ("overlay2", "overlay", "overlayfs", "fuse-overlayfs", "vfs", "native", "aufs")
@@ -180,11 +183,21 @@ def forget_all(namespace: str) -> None:
 
 
 def start_task(namespace: str, container: str) -> None:
-    """Start a container that was made with ``ctr`` again. Raises EngineError."""
-    # What is left of its last life would be in the way; a start that was cut off leaves one that
-    # is made and does not run.
-    ctr("tasks", "delete", "--force", container, namespace=namespace, check=False)
-    ctr("tasks", "start", "--detach", container, namespace=namespace)
+    """Start a container that was made with ``ctr`` again. Raises EngineError.
+
+    A start that was cut off leaves a process that is made and does not run, and containerd takes a
+    moment to clear it away; both are in the way of the next one.
+    """
+    deadline = time.monotonic() + _AGAIN_SECONDS
+    while True:
+        ctr("tasks", "delete", "--force", container, namespace=namespace, check=False)
+        try:
+            ctr("tasks", "start", "--detach", container, namespace=namespace)
+            return
+        except EngineError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_SECONDS)
 
 
 # --- before and after ---------------------------------------------------------------------------
