@@ -1,10 +1,11 @@
-"""A card and nothing else: real cloud-init starts it on a blank Pi, which becomes Ready by itself.
+"""A card and nothing else: the image's own way to start things runs it on a blank Pi, with nobody typing.
 
 The node's root file system is the lab's blank one with Debian's own cloud-init, configured as Raspberry
 Pi OS configures it, and without the unit that starts cards in the lab. The boot partition is written
 as on a laptop: ``install/card.py`` onto a FAT image of the stock layout. What differs from a Pi: the
 kernel here may not know FAT, so the image's files are copied to the folder that stands for the
-mounted partition, and the network is the container's, so cloud-init's is off.
+mounted partition, and the network is the container's, so cloud-init's is off. For Bookworm's first
+run systemd's own generator reads the same words from its command line as from the kernel's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,9 @@ def blank(lab: Lab, name: str, image: str) -> Node:
     return node
 
 
-def write_card(lab: Lab, name: str, folder: Path, *words: str) -> dict[str, Any]:
+def write_card(
+    lab: Lab, name: str, folder: Path, *words: str, system: Mapping[str, str] = stock.TRIXIE
+) -> dict[str, Any]:
     """One command on the master, one on a laptop; the laptop's FAT image becomes the boot partition."""
     folder.mkdir()
     remote = f"/run/{name}.card"
@@ -121,7 +124,7 @@ def write_card(lab: Lab, name: str, folder: Path, *words: str) -> dict[str, Any]
     bundle = folder / "pi.card"
     bundle.write_text(lab.master.run("cat", remote).stdout)
     lab.master.run("rm", remote)
-    image = stock.image(folder / "raspios.img", stock.TRIXIE, folder / "stock")
+    image = stock.image(folder / "raspios.img", system, folder / "stock")
     command = [
         sys.executable,
         "-I",
@@ -216,3 +219,67 @@ def test_a_pi_imaged_anew_waits_at_the_door_and_is_let_in_by_one_command(
     lab.wait_ready(name)
     assert uid(lab, name) not in ("", before)
     assert not waiting()
+
+
+# Programs of the image that the blank node has not; these note what they were told.
+STAND_INS = """\
+for program in /usr/lib/raspberrypi-sys-mods/imager_custom /usr/lib/userconf-pi/userconf; do
+    mkdir -p "${program%/*}"
+    printf '#!/bin/sh\\necho "${0##*/} $*" >>/root/told\\n' >"$program"
+    chmod 755 "$program"
+done
+touch /etc/cloud/cloud-init.disabled
+"""
+
+
+def first_boot(lab: Lab, name: str, image: str) -> str:
+    """Boot a system as Bookworm's cmdline.txt says, until it wants to restart; the system as it then is."""
+    boot = lab.rack.boot_partition(name)
+    flags = (boot / "cmdline.txt").read_text().split()
+    # A restart ends the container; so does this, with an exit code of its own
+    words = [
+        word.replace("_action=reboot", "_action=exit")
+        for word in flags
+        if word.startswith("systemd.")
+    ]
+    made, result = f"saltberry-first-run-{lab.rack.name}", f"localhost/saltberry-first-run:{name}"
+    podman.podman("rm", "--force", "--time", "0", made, check=False)
+    common = ("--name", made, *host.ulimit_flags())
+    podman.podman("run", *common, image, "bash", "-c", STAND_INS)
+    podman.podman("commit", "--quiet", made, result)
+    podman.podman("rm", made)
+    podman.podman(
+        "create", *common, "--privileged", "--cgroupns", "private", "--systemd=always",
+        "--network", "none", "-v", f"{boot}:{BOOT}", result, "/lib/systemd/systemd", *words,
+    )  # fmt: skip
+    podman.podman("start", made)
+    assert podman.podman("wait", made, timeout=120).strip() == "0"
+    podman.podman("commit", "--quiet", made, result)
+    podman.podman("rm", "--force", made)
+    return result
+
+
+def test_bookworms_first_run_starts_the_card_as_well(
+    lab: Lab, pi_os: str, pillar: None, pi: str, tmp_path: Path
+) -> None:
+    blank(lab, pi, pi_os)
+    write_card(lab, pi, tmp_path / "laptop", system=stock.BOOKWORM)
+    boot = lab.rack.boot_partition(pi)
+    image = first_boot(lab, pi, pi_os)
+    assert not (boot / "firstrun.sh").exists()
+    assert "systemd." not in (boot / "cmdline.txt").read_text()
+    assert (boot / "saltberry/card.env").exists(), "the rest is for the boot after that"
+    lab.rack.node(pi).remove()
+    node = dataclasses.replace(lab.rack.node(pi), image=image)
+    node.create()
+    lifecycle._set_apt_source(lab.rack, node, f"http://{lab.rack.master_ip}")
+    node.power_on()
+    lab.wait(f"{pi} answering", lambda: lab.answers(pi), 300)
+    assert node.run("cat", "/root/told").stdout.splitlines() == [
+        f"imager_custom set_hostname {pi}",
+        "userconf pi !",
+        f"imager_custom enable_ssh -k {SSH_KEY}",
+        "imager_custom set_timezone Europe/Berlin",
+    ]
+    assert f"done: {pi} is a minion of" in (boot / "saltberry/firstboot.log").read_text()
+    assert not (boot / "saltberry/minion.pem").exists()
