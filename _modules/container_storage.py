@@ -379,6 +379,7 @@ def plan(
     engines: Sequence[str] | None = None,
     margin: float = 0.1,
     system_disk: bool = False,
+    mounted: bool = True,
 ) -> dict[str, Any]:
     """Return what a move would do, and every reason why it cannot be done; change nothing.
 
@@ -390,6 +391,8 @@ def plan(
         Room to spare at the target, as a part of the data's size.
     system_disk
         The target may be a folder on the system's own disk.
+    mounted
+        False for a target that is still to be mounted: only what is to be moved is looked at.
 
     Returns ``{"from", "to", "bytes", "files", "free_bytes", "services", "running_containers",
     "warnings", "problems"}``. The target is tried out by mounting an overlay there for a moment.
@@ -401,9 +404,8 @@ def plan(
         salt 'pi-01' container_storage.plan /srv/containers
     """
     problems = _engine_problems(engines)
-    problems += __utils__["copy_target.path_problems"](target, system_disk) if (
-        target != LOCAL
-    ) else []  # fmt: skip
+    if target != LOCAL and mounted:
+        problems += __utils__["copy_target.path_problems"](target, system_disk)
     moves = pending(target, engines) if not problems else {}
     result: dict[str, Any] = {
         "target": target, "from": {engine: move["from"] for engine, move in moves.items()},
@@ -413,6 +415,7 @@ def plan(
     }  # fmt: skip
     if moves:
         _plan_engines(moves, result)
+    if moves and mounted:
         _plan_room(moves, result, margin)
         for engine, move in moves.items():
             problems += _move_problems(engine, move, target)

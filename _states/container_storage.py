@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -130,13 +131,17 @@ def _told(
                           "finished or undone first")  # fmt: skip
         return ret
     plan = __salt__["container_storage.plan"](name, engines, margin)
+    room = f"where {plan['free_bytes'] or 0:,} bytes are free"
+    if plan["problems"] and name != "local" and not os.path.ismount(name):
+        # A state before this one may be about to mount it.
+        room = f"once it is mounted (now: {'; '.join(plan['problems'])})"
+        plan = __salt__["container_storage.plan"](name, engines, margin, mounted=False)
     if plan["problems"]:
         ret.update(changes={}, comment="would be refused: " + "\n".join(plan["problems"]))
         return ret
     running = ", ".join(plan["running_containers"]) or "none"
     lines = [
-        f"{plan['bytes']:,} bytes in {plan['files']:,} files would be moved to {name}, where "
-        f"{plan['free_bytes']:,} bytes are free",
+        f"{plan['bytes']:,} bytes in {plan['files']:,} files would be moved to {name}, {room}",
         f"would be stopped for the last of it: {', '.join(plan['services']) or 'nothing'}",
         f"running containers that this stops for a moment: {running}",
         *plan["warnings"],

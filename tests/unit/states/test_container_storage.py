@@ -92,6 +92,21 @@ def test_a_target_that_would_be_refused_promises_no_change(
     assert ret["comment"] == "would be refused: the disk is full"
 
 
+def test_a_target_that_is_still_to_be_mounted_promises_the_move(
+    node: Node, opts: dict[str, Any]
+) -> None:
+    opts["test"] = True
+    missing = {**PLAN, "problems": ["/srv/containers does not exist"]}
+    functions = state.__salt__
+    functions["container_storage.plan"] = lambda *_args, mounted=True: (
+        PLAN if not mounted else missing
+    )
+    ret = state.managed("/srv/containers")
+    assert (ret["result"], ret["changes"]) == (None, CHANGES)
+    assert "once it is mounted (now: /srv/containers does not exist)" in ret["comment"]
+    assert did(node) == []
+
+
 def test_data_that_is_there_is_left_alone(node: Node) -> None:
     node.answers["pending"] = {}
     ret = state.managed("/srv/containers")
