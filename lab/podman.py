@@ -28,6 +28,17 @@ VOLUMES = {
 }
 
 
+# On cgroup v1 podman lays the machine's whole systemd hierarchy over the container's own. Each node's
+# systemd would then run on the machine's root, and one that boots would clear away the others' groups.
+_OWN_CGROUPS = """\
+own=/sys/fs/cgroup/systemd
+if [ "$(grep -c " $own " /proc/self/mountinfo)" -gt 1 ]; then umount "$own/release_agent" "$own"; fi
+exec /lib/systemd/systemd "$@"
+"""
+# What a node runs; options for systemd may follow.
+INIT = ("/bin/sh", "-c", _OWN_CGROUPS, "init")
+
+
 class PodmanError(RuntimeError):
     """Podman refused; the text is what it said."""
 
@@ -122,7 +133,7 @@ class Node:
             # The node's own /etc/hosts and resolv.conf, as on a card: not podman's.
             "--no-hosts", "--dns=none",
             "--sysctl", "net.ipv4.ip_forward=1",
-            *volumes, self.image, "/lib/systemd/systemd",
+            *volumes, self.image, *INIT,
         )  # fmt: skip
 
     def power_on(self) -> None:

@@ -108,7 +108,7 @@ class StorageNode(Node):
             "create", "--name", self.container, "--hostname", self.id, "--label", LABEL,
             "--privileged", "--cgroupns", "private", "--systemd=always", *host.ulimit_flags(),
             "--network", "none", "--no-hosts", *volumes, "-v", f"{CHECKOUT}:{REPO}:ro",
-            self.image, "/lib/systemd/systemd",
+            self.image, *podman.INIT,
         )  # fmt: skip
 
     def remove(self) -> None:
