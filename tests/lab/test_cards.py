@@ -237,8 +237,7 @@ touch /etc/cloud/cloud-init.disabled
 def first_boot(lab: Lab, name: str, image: str) -> str:
     """Boot a system as Bookworm's cmdline.txt says, up to the restart; return the system as it then is.
 
-    It loses its power where it would restart: systemd tidies up control groups when it ends, and here
-    those of its neighbours are among them.
+    Where it would restart it loses its power: a container that ends is not started again.
     """
     boot = lab.rack.boot_partition(name)
     flags = (boot / "cmdline.txt").read_text().split()
