@@ -171,8 +171,13 @@ def running_tasks(namespace: str) -> list[str]:
 
 
 def end_tasks(namespace: str, signal: str, tasks: Sequence[str]) -> None:
-    """Send every process of some containers a signal; those that are gone are fine."""
+    """Send every process of some containers a signal; those that are gone are fine.
+
+    The first process by itself: with it go all others of its pid namespace, and where a container's
+    cgroup is not where runc looks for it, ``--all`` reaches none and says nothing.
+    """
     for task in tasks:
+        ctr("tasks", "kill", "--signal", signal, task, namespace=namespace, check=False)
         ctr("tasks", "kill", "--all", "--signal", signal, task, namespace=namespace, check=False)
 
 

@@ -100,7 +100,10 @@ def waiter(description: str, mounts: Sequence[str], then: Sequence[str]) -> str:
     else comes up, and what needs the storage follows within :data:`RETRY_SECONDS` of its return.
     """
     # By path: the unit's name may hold backslashes, which sh and systemd would both unquote.
-    tries = f"until systemctl start {' '.join(mounts)}; do sleep {RETRY_SECONDS}; done"
+    # Asked before: a start of what is mounted waits for its device's unit, and where no udev runs
+    # there never is one.
+    there = " && ".join(f"mountpoint -q {mount}" for mount in mounts)
+    tries = f"until {{ {there}; }} || systemctl start {' '.join(mounts)}; do sleep {RETRY_SECONDS}; done"
     starts = "".join(
         f"; systemctl is-enabled --quiet {unit} && systemctl start --no-block {unit}"
         for unit in then
