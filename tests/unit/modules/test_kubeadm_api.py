@@ -496,9 +496,37 @@ def test_nodes(node):
         "ip": "10.0.0.27",
         "pod_cidr": "10.244.7.0/24",
         "control_plane": False,
+        "schedulable": True,
+        "drained_for": "",
     }
     assert found["cp1"]["control_plane"] is True
     assert found["cp1"]["reason"] == "kubelet is posting ready status"
+
+
+def test_a_node_that_we_drained_is_marked_and_opened_again(node):
+    node("pi-08", "True")
+    assert kubeadm.drain("pi-08", "a new disk") == {"drained": True, "left": []}
+    known = kubeadm.nodes()["pi-08"]
+    assert (known["schedulable"], known["drained_for"]) == (False, "a new disk")
+    assert kubeadm.uncordon("pi-08") is True
+    known = kubeadm.nodes()["pi-08"]
+    assert (known["schedulable"], known["drained_for"]) == (True, "")
+    assert kubeadm.uncordon("pi-08") is False
+
+
+def test_a_node_that_a_person_cordoned_stays_theirs(node):
+    node("pi-08", "True")
+    kubeadm._must_kubectl("cordon", "pi-08")
+    kubeadm.drain("pi-08", "a new disk")
+    assert kubeadm.uncordon("pi-08") is False
+    assert kubeadm.nodes()["pi-08"]["schedulable"] is False
+
+
+def test_a_node_that_is_not_there_cannot_be_drained(node):
+    with pytest.raises(Failure, match="does not know a node pi-66"):
+        kubeadm.drain("pi-66", "a test")
+    with pytest.raises(Failure):
+        kubeadm.drain("--all", "a test")
 
 
 def test_delete_node(node):

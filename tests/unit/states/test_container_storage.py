@@ -176,6 +176,14 @@ def test_a_node_without_engines_is_told_so(node: Node, opts: dict[str, Any], tes
     assert "neither docker nor containerd" in ret["comment"]
 
 
+def test_engines_that_are_still_to_come_begin_at_their_own_folders(
+    node: Node, opts: dict[str, Any]
+) -> None:
+    opts["test"] = True
+    node.answers.update(pending={}, roots={})
+    assert state.managed("local")["result"] is True
+
+
 OLD = {"old_roots": [{"engine": "docker", "path": "/var/lib/docker", "bytes": 4096}]}
 
 
