@@ -11,7 +11,7 @@ rack: ## a rack on this machine: nfs1, cp1, pi-01; then plug in pi-02 and watch 
 	@./rack up
 	@./rack plug pi-02
 
-test: lint build unit integration lab vm ## install what is needed, then lint and run every test
+test: lint build unit integration lab ## install what is needed, then lint and run the tests (vm is apart)
 
 build: ## what racks are made of: root file systems, Kubernetes, packages, images (cached)
 	@./rack build
