@@ -165,6 +165,10 @@ def test_pillar_of_a_worker_has_nothing_that_is_for_others(
         "kubernetes",
         "containerd",
         "mirror",
+        "nfs",
+        "container_storage",
+        "docker",
+        "cards",  # the wifi's password is a file on the master
         "reconcile",
         "node",
         "cluster",
