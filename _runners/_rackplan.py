@@ -184,8 +184,7 @@ def _not_moved(record: Mapping[str, Any], now: float) -> str:
     """Say why the container data of a Ready node is not where it should be, "" if nothing is amiss."""
     if record.get("work") != "move" or not record.get("reason"):
         return ""
-    stage = f"{record['stage']}: " if record.get("stage") else ""
-    return f"container data not moved: {stage}{record['reason']}{_again(record, now)}"
+    return f"container data not moved: {_failure(record, now)}"
 
 
 def _closed(fact: Mapping[str, Any]) -> str:
@@ -247,13 +246,18 @@ def _reason(  # noqa: PLR0917
     if record.get("running") and working:
         return f"being set up for {ago(now - float(record.get('last', now)))}"
     if record.get("reason"):
-        stage = f"{record['stage']}: " if record.get("stage") else ""
-        return f"{stage}{record['reason']}{_again(record, now)}"
+        return _failure(record, now)
     if not answered:
         return f"the API server on {control_plane or 'the control plane'} does not answer"
     if fact is not None:
         return f"not Ready: {fact.get('reason') or 'no reason given'}"
     return "waiting for its turn" if working else "not in the cluster yet"
+
+
+def _failure(record: Mapping[str, Any], now: float) -> str:
+    """Say where an attempt failed, why, and when the next one is."""
+    stage = f"{record['stage']}: " if record.get("stage") else ""
+    return f"{stage}{record['reason']}{_again(record, now)}"
 
 
 def _again(record: Mapping[str, Any], now: float) -> str:

@@ -861,8 +861,8 @@ def _export_share(rack: Any) -> None:
                 _apply(node, "nfs.server")
 
 
-def _revoke(control_plane: str, node: str) -> None:
-    _call(control_plane, "kubeadm.ticket_revoke", {"node": node}, limit=2 * POLL)
+def _revoke(control_plane: str, node: str) -> Any:
+    return _call(control_plane, "kubeadm.ticket_revoke", {"node": node}, limit=2 * POLL)
 
 
 def _public_key(node: str) -> str:
@@ -1105,7 +1105,7 @@ def _forget(node: str) -> dict[str, Any]:
         raise _Failed(f"{node} is the control plane: without it there is no cluster to clean")
     if not _known_cluster():
         return {"deleted": False, "tickets": []}  # no cluster yet
-    revoked = _call(control_plane, "kubeadm.ticket_revoke", {"node": node}, limit=2 * POLL)
+    revoked = _revoke(control_plane, node)
     deleted = _call(control_plane, "kubeadm.delete_node", {"node": node}, limit=2 * POLL)
     wake()
     return {"deleted": bool(deleted), "tickets": list(revoked["deleted"])}

@@ -10,6 +10,7 @@ Fixtures (one master and its minions for the whole package; about 15 s to start)
 
 * ``checkout``: the copy's path; ``state_dir``: what stands for /var/lib/saltberry
 * ``master``, ``cp1``, ``pi_01``: the daemons, accepted and with synced modules
+* ``bus``: the master's events, as any listener hears them; ``runners``: which of them start a runner
 * ``channel``: a pi-01 that keeps to no rules, for attacks
 * ``salt_cli``, ``salt_run_cli``: the programs on the master; ``salt_call_cli``: on pi-01
 * ``rack_file``: write a ``pillar/rack.sls`` for one test; put back afterwards
@@ -27,6 +28,7 @@ from typing import Any
 import pytest
 import salt.channel.client
 import salt.minion
+import salt.utils.event
 import salt.wheel
 from saltfactories.cli.call import SaltCall
 from saltfactories.cli.run import SaltRun
@@ -59,6 +61,11 @@ saltberry: {{state_dir: {state_dir}, run_dir: {run_dir}}}
 # New files are seen at once, where a rack waits for its cache of file lists
 fileserver_list_cache_time: 0
 """
+
+
+# What a naive reactor SLS would turn into a second runner call, or into Jinja run on the master.
+INJECTED = "x\npwned:\n  runner.test.arg:\n    - args: [owned]\n"
+JINJA = "{{ salt['cmd.run']('touch @PROOF@') }}"
 
 
 def render(template: Path, **values: object) -> str:
@@ -259,3 +266,28 @@ def channel(pi_01: SaltMinion) -> Iterator[Channel]:
     made = Channel(pi_01)
     yield made
     made.close()
+
+
+def event_bus(master: SaltMaster) -> Any:
+    """A listener on the master's event bus; to be destroyed."""
+    event = salt.utils.event.get_master_event(
+        dict(master.config), master.config["sock_dir"], listen=True
+    )
+    event.connect_pub()
+    return event
+
+
+@pytest.fixture
+def bus(master: SaltMaster) -> Iterator[Any]:
+    event = event_bus(master)
+    yield event
+    event.destroy()
+
+
+def runners(bus: Any, seconds: float) -> list[str]:
+    """The runners that start until nothing is heard for so long."""
+    names = []
+    while (event := bus.get_event(wait=seconds, full=True)) is not None:
+        if event["tag"].startswith("salt/run/") and event["tag"].endswith("/new"):
+            names.append(event["data"]["fun"])
+    return names

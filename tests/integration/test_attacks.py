@@ -18,25 +18,14 @@ import pytest
 import salt.channel.client
 import salt.crypt
 import salt.minion
-import salt.utils.event
 from saltfactories.cli.run import SaltRun
 from saltfactories.cli.salt import Salt
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.daemons.minion import SaltMinion
 
-from tests.integration.conftest import Channel
+from tests.integration.conftest import Channel, event_bus
 
 BAD = "bad load"
-
-
-@pytest.fixture
-def bus(master: SaltMaster) -> Iterator[Any]:
-    event = salt.utils.event.get_master_event(
-        dict(master.config), master.config["sock_dir"], listen=True
-    )
-    event.connect_pub()
-    yield event
-    event.destroy()
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +49,7 @@ class Forger(threading.Thread):
     def __init__(self, master: SaltMaster, channel: Channel, answer: dict[str, Any]) -> None:
         super().__init__(daemon=True)
         self.channel, self.answer = channel, answer
-        self.bus = salt.utils.event.get_master_event(
-            dict(master.config), master.config["sock_dir"], listen=True
-        )
-        self.bus.connect_pub()
+        self.bus = event_bus(master)
         self.forged: list[str] = []
         self.over = threading.Event()
 

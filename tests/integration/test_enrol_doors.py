@@ -22,11 +22,10 @@ import pytest
 import salt.channel.client
 import salt.config
 import salt.crypt
-import salt.utils.event
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.daemons.minion import SaltMinion
 
-from tests.integration.conftest import REPO, render
+from tests.integration.conftest import INJECTED, JINJA, REPO, render, runners
 
 SOON = 0.0006  # hours: two seconds
 FINGERPRINT = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){31}")
@@ -404,27 +403,6 @@ def test_a_damaged_record_is_no_open_door(doors: Doors) -> None:
 
 
 # --- the reactor -----------------------------------------------------------------------------------
-
-INJECTED = "x\npwned:\n  runner.test.arg:\n    - args: [owned]\n"
-JINJA = "{{ salt['cmd.run']('touch @PROOF@') }}"
-
-
-@pytest.fixture
-def bus(master: SaltMaster) -> Iterator[Any]:
-    event = salt.utils.event.get_master_event(
-        dict(master.config), master.config["sock_dir"], listen=True
-    )
-    event.connect_pub()
-    yield event
-    event.destroy()
-
-
-def runners(bus: Any, seconds: float) -> list[str]:
-    names = []
-    while (event := bus.get_event(wait=seconds, full=True)) is not None:
-        if event["tag"].startswith("salt/run/") and event["tag"].endswith("/new"):
-            names.append(event["data"]["fun"])
-    return names
 
 
 def test_crafted_knocks_start_one_runner_or_none(doors: Doors, bus: Any) -> None:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import salt.utils.event
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.daemons.minion import SaltMinion
 
-from tests.integration.conftest import REPO
-
-# What a naive reactor SLS would turn into a second runner call, or into Jinja run on the master.
-INJECTED = "x\npwned:\n  runner.test.arg:\n    - args: [owned]\n"
-JINJA = "{{ salt['cmd.run']('touch @PROOF@') }}"
+from tests.integration.conftest import INJECTED, JINJA, REPO, runners
 
 
 @pytest.fixture
@@ -24,25 +18,6 @@ def request_file(master: SaltMaster, workspace: Path) -> Path:
     path = workspace / "run" / "reconcile.request"
     path.unlink(missing_ok=True)
     return path
-
-
-@pytest.fixture
-def bus(master: SaltMaster) -> Iterator[Any]:
-    event = salt.utils.event.get_master_event(
-        dict(master.config), master.config["sock_dir"], listen=True
-    )
-    event.connect_pub()
-    yield event
-    event.destroy()
-
-
-def runners(bus: Any, seconds: float) -> list[str]:
-    """The runners that start until nothing is heard for so long."""
-    names = []
-    while (event := bus.get_event(wait=seconds, full=True)) is not None:
-        if event["tag"].startswith("salt/run/") and event["tag"].endswith("/new"):
-            names.append(event["data"]["fun"])
-    return names
 
 
 def appears(path: Path, seconds: float = 60) -> bool:
