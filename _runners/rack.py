@@ -233,7 +233,7 @@ def _valid(names: Iterable[str]) -> list[str]:
 
 def _asked(
     nodes: Iterable[str],
-    function: str | list[str],
+    function: str | Mapping[str, list[Any]],
     kwargs: Mapping[str, Any] | None = None,
     *,
     poll: float = ANSWER,
@@ -247,7 +247,7 @@ def _asked(
 
     Args:
         nodes: ids; those that are no host names are left out whatever the caller thought of them.
-        function: name of an execution function, or a list of names that take no arguments.
+        function: name of an execution function, or of several with their positional arguments.
         kwargs: keyword arguments (positional ones would be searched for ``name=value``).
         poll: seconds after which a minion that has not answered is asked whether it still runs the
             job; one that says so may go on, the others are given up.
@@ -260,13 +260,14 @@ def _asked(
     if not targets:
         return
     arguments: dict[str, Any] = {"kwarg": dict(kwargs or {})}
-    if isinstance(function, list):
-        arguments = {"arg": [[] for _ in function]}
+    if not isinstance(function, str):
+        arguments = {"arg": list(function.values())}
+    names = function if isinstance(function, str) else list(function)
     client = salt.client.get_local_client(mopts=dict(__opts__))
     try:
         # Salt prints what it thinks of a target; that must not get into a runner's output.
         with contextlib.redirect_stdout(sys.stderr):
-            job = client.run_job(targets, function, tgt_type="list", timeout=poll, **arguments)
+            job = client.run_job(targets, names, tgt_type="list", timeout=poll, **arguments)
         if job:
             look = partial(client.returners[f"{__opts__['master_job_cache']}.get_jid"], job["jid"])
             waiting = set(job["minions"]) & set(targets)
@@ -379,7 +380,7 @@ def _cluster_now(
     control_plane: str, poll: float = ANSWER, limit: float = API_LIMIT
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Return ``(nodes, facts)`` from the control plane; None for what it cannot say."""
-    wanted = ["kubeadm.nodes", "kubeadm.facts"]
+    wanted: dict[str, list[Any]] = {"kubeadm.nodes": [], "kubeadm.facts": []}
     for _, returned, _code in _asked([control_plane], wanted, poll=poll, limit=limit):
         if not isinstance(returned, dict):
             return None, None
@@ -906,7 +907,7 @@ def _staged(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def sync(node: str) -> dict[str, Any]:
-    """Bring one node's copy of our modules up to date: the first stage of ``orch.join``.
+    """Bring one node's copy of our modules up to date: the first stage of ``orch.move``.
 
     A node that has them all is left alone, which costs one short question instead of some seconds.
     Otherwise the kinds that there are, in one job: ``saltutil.sync_all`` asks the master for
@@ -930,7 +931,7 @@ def _sync(node: str) -> list[str]:
     for _, has, code in _asked([node], "node.modules", poll=POLL):
         if not code and has == _shipped_modules():
             return []
-    for _, returned, code in _asked([node], SYNC, poll=POLL):
+    for _, returned, code in _asked([node], {kind: [] for kind in SYNC}, poll=POLL):
         if code or not isinstance(returned, dict):
             raise _Failed(_outcome.answer(returned))
         return sorted(name for kind in returned.values() for name in kind)
@@ -951,7 +952,10 @@ def _shipped_modules() -> dict[str, str]:
 
 
 def preflight(node: str, role: str) -> dict[str, Any]:
-    """Have one node judge whether it can be a Kubernetes node: a stage of ``orch.join``.
+    """Have one node judge whether it can be a Kubernetes node: the first stage of ``orch.join``.
+
+    With its copy of our modules brought up to date: a node that has them all, as most have, tells so
+    and judges in the same answer.
 
     node
         Its id.
@@ -968,10 +972,22 @@ def preflight(node: str, role: str) -> dict[str, Any]:
     """
 
     def ask() -> dict[str, Any]:
+        asked = {"node.modules": [], "node.preflight": [role]}
+        for _, returned, _code in _asked([node], asked, poll=POLL, limit=2 * POLL):
+            if isinstance(returned, dict) and returned.get("node.modules") == _shipped_modules():
+                return _judged(returned.get("node.preflight"))
+        _sync(node)
         _call(node, "node.preflight", {"role": role}, limit=2 * POLL)
         return {}
 
     return _staged(ask)
+
+
+def _judged(verdict: Any) -> dict[str, Any]:
+    """Raise _Failed with the reasons of a node that is not fit."""
+    if not isinstance(verdict, dict) or not verdict.get("ok"):
+        raise _Failed(_outcome.answer(verdict))
+    return {}
 
 
 def states(node: str, drained: bool = False) -> dict[str, Any]:
@@ -1000,14 +1016,14 @@ def states(node: str, drained: bool = False) -> dict[str, Any]:
 
 
 def join(node: str) -> dict[str, Any]:
-    """Bring one prepared node into the cluster, and give it its pod network: a stage of ``orch.join``.
+    """Bring one fit node to its highstate and with it into the cluster: a stage of ``orch.join``.
 
-    A ticket (a bootstrap token sealed to the node's own key) is made on the control plane, carried
-    to the node as a pillar override, and void afterwards, however the join ended. A node that is
-    in the cluster already gets none.
+    A ticket (a bootstrap token sealed to the node's own key) is made on the control plane and carried
+    to the node as a pillar override; :func:`ready` makes it void, this does when the join failed. A
+    node that is in the cluster already gets none.
 
     node
-        Its id; its states must have been applied before.
+        Its id.
 
     Returns ``{"ok": True, "joined": bool}``, joined telling whether it was done now, or
     ``{"ok": False, "reason": "one plain line"}``.
@@ -1023,25 +1039,40 @@ def join(node: str) -> dict[str, Any]:
 
 def _join(node: str) -> bool:
     rack = _rack()
-    control_plane = rack.control_planes[0]
-    pub = _public_key(node)
     # The file is as old as the look that started this; asking again would cost a second or two.
     if node in _known_cluster().get("nodes", {}) and _is_member(node):
-        # An attempt that was cut off after the join has left its token behind.
-        _revoke(control_plane, node)
+        _apply(node, None)
         return False
     ttl = (rack.pillar.get("kubernetes") or {}).get("ticket_ttl", 600)
     try:
-        wanted = {"node": node, "pub": pub, "ttl": ttl}
-        ticket = _call(control_plane, "kubeadm.ticket_create", wanted, limit=2 * POLL)
-        # With the pod network at once: kubelet looks for it every few seconds from now on.
-        _apply(node, "kubeadm.joined,cni", {"kubeadm_ticket": ticket["ticket"]})
-    finally:
+        began = time.monotonic()
         try:
-            _revoke(control_plane, node)
-        except _Failed as exc:  # it expires by itself; the next attempt deletes it, too
-            log.warning("the join token of %s could not be deleted: %s", node, exc)
+            # All in one run, with the pod network: kubelet looks for it every few seconds.
+            _apply(node, None, _ticket(node, rack.control_planes[0], ttl))
+        except _Failed:
+            if time.monotonic() - began < ttl:
+                raise
+            # The packages took longer than the ticket lives; they are there now.
+            _apply(node, None, _ticket(node, rack.control_planes[0], ttl))
+    except BaseException:
+        _void(node, rack.control_planes[0])
+        raise
     return True
+
+
+def _ticket(node: str, control_plane: str, ttl: float) -> dict[str, str]:
+    """Return the pillar override with which a node may join once."""
+    wanted = {"node": node, "pub": _public_key(node), "ttl": ttl}
+    made = _call(control_plane, "kubeadm.ticket_create", wanted, limit=2 * POLL)
+    return {"kubeadm_ticket": made["ticket"]}
+
+
+def _void(node: str, control_plane: str) -> None:
+    """Make all tickets of a node void, or say in the log that it could not be done."""
+    try:
+        _revoke(control_plane, node)
+    except _Failed as exc:  # it expires by itself; the next attempt deletes it, too
+        log.warning("the join token of %s could not be deleted: %s", node, exc)
 
 
 def _is_member(node: str) -> bool:
@@ -1053,6 +1084,9 @@ def _is_member(node: str) -> bool:
 
 def ready(node: str) -> dict[str, Any]:
     """Wait until one member is Ready: the last stage of ``orch.join``.
+
+    The ticket that it joined with is made void meanwhile, also one that an attempt left which was cut
+    off.
 
     node
         Its id.
@@ -1071,6 +1105,7 @@ def ready(node: str) -> dict[str, Any]:
 def _wait_ready(node: str) -> float:
     rack = _rack()
     patience = int(_settings(rack)["ready_timeout"])
+    _void(node, rack.control_planes[0])
     wanted = {"node": node, "timeout": patience}
     said = _call(rack.control_planes[0], "kubeadm.wait_ready", wanted, limit=patience + 2 * POLL)
     return float(said["seconds"])

@@ -6,8 +6,11 @@ docker client is installed.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -20,7 +23,11 @@ __virtualname__ = "container_engines"
 
 _SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 _SECONDS = 60
-_AGAIN_SECONDS = 15
+# A start that was cut off is cleared away by containerd within ten seconds, on a busy Pi in more; after
+# so long its shim is ended, which makes containerd let go of it.
+_SHIM_SECONDS = 15
+_AGAIN_SECONDS = 90
+_FAILED_SECONDS = 15
 _POLL_SECONDS = 0.5
 
 # Storage drivers whose data is plain files; the others' are volumes of a file system or of LVM.
@@ -190,19 +197,32 @@ def forget_all(namespace: str) -> None:
 def start_task(namespace: str, container: str) -> None:
     """Start a container that was made with ``ctr`` again. Raises EngineError.
 
-    A start that was cut off leaves a process that is made and does not run, and containerd takes a
-    moment to clear it away; both are in the way of the next one.
+    A start that was cut off leaves a process that is made and does not run, or a shim without one;
+    containerd takes a moment to clear them away, and both are in the way of the next start.
     """
-    deadline = time.monotonic() + _AGAIN_SECONDS
+    began = time.monotonic()
     while True:
         ctr("tasks", "delete", "--force", container, namespace=namespace, check=False)
         try:
             ctr("tasks", "start", "--detach", container, namespace=namespace)
             return
-        except EngineError:
-            if time.monotonic() > deadline:
+        except EngineError as exc:
+            in_the_way = "exists" in str(exc)
+            if time.monotonic() - began > (_AGAIN_SECONDS if in_the_way else _FAILED_SECONDS):
                 raise
+        if in_the_way and time.monotonic() - began > _SHIM_SECONDS:
+            _end_shim(namespace, container)
         time.sleep(_POLL_SECONDS)
+
+
+def _end_shim(namespace: str, container: str) -> None:
+    """Kill the shim of a container of ours that has no running process."""
+    wanted = ["-namespace", namespace, "-id", container]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_text(errors="replace").split("\0")
+            if "containerd-shim" in words[0] and words[1:5] == wanted:
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 # --- before and after ---------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""bench/card: bytes written to the card while images are pulled, containers run and logs are written.
+"""bench/card: bytes written to the card while images are pulled, containers run and logs are written,
+and how long each takes: what the share saves, and what it costs.
 
 A virtual machine stands for the Pi, its /dev/vda for the card (what /proc/diskstats says was written to
 it), another one for nfs1 with the share and an image registry. The same work is done three times, each
@@ -17,8 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.table import Table
@@ -42,6 +43,14 @@ ROWS = {
     "volume writes": (
         f"docker run --rm --network=none -v bench:/data {IMAGE}"
         f" dd if=/dev/zero of=/data/file bs=1M count={SIZE}"
+    ),
+    "small files, 1000": (
+        f"docker run --rm --network=none -v bench:/data {IMAGE} sh -c"
+        " 'for n in $(seq 1000); do echo $n >/data/$n; done; sync'"
+    ),
+    "synced writes, 100": (
+        f"docker run --rm --network=none -v bench:/data {IMAGE}"
+        " sh -c 'for n in $(seq 100); do echo $n >/data/one; sync; done'"
     ),
     "container log": (
         f"docker run --name log --network=none {IMAGE}"
@@ -72,7 +81,7 @@ systemctl restart docker-registry
 systemctl start docker
 mkdir -p /tmp/image/bin
 cp /bin/busybox /tmp/image/bin/
-for name in sh dd yes head; do ln -sf busybox /tmp/image/bin/$name; done
+for name in sh dd yes head seq sync; do ln -sf busybox /tmp/image/bin/$name; done
 head -c {SIZE}M /dev/urandom >/tmp/image/blob
 tar -C /tmp/image -c . | docker import - localhost:5000/bench/blob >/dev/null
 docker push -q localhost:5000/bench/blob
@@ -88,14 +97,15 @@ rm -rf /var/lib/kubelet/pods/bench /var/log/pods/bench
 
 @dataclass
 class Column:
-    """MiB written to the card by row, with the container data in one place."""
+    """MiB written to the card and seconds by row, with the container data in one place."""
 
     place: str
-    rows: dict[str, float]
+    mib: dict[str, float]
+    seconds: dict[str, float]
 
     @property
     def total(self) -> float:
-        return sum(self.rows.values())
+        return sum(self.mib.values())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -124,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
             server.sh(PUBLISH)
         columns = [measure(node, place, progress) for place in arguments.place or PLACES]
     if arguments.json:
-        print(json.dumps({column.place: column.rows for column in columns}, indent=1))
+        print(json.dumps([asdict(column) for column in columns], indent=1))
     else:
         show(columns)
     return 0
@@ -138,12 +148,12 @@ def measure(node: Pi, place: str, progress: Progress) -> Column:
         node.sh(_INSECURE)
         node.apply(*ENGINES).good()
         node.sh(CLEAN)
-    rows = {}
+    column = Column(place, {}, {})
     for row, script in ROWS.items():
         with progress.step(f"{place}: {row}"):
-            rows[row] = written(node, lambda script=script: node.sh(script, timeout=900))  # type: ignore[misc]
+            column.mib[row], column.seconds[row] = written(node, script)
     node.sh(CLEAN)
-    return Column(place, rows)
+    return column
 
 
 _INSECURE = f"""
@@ -152,11 +162,12 @@ test -s /etc/docker/daemon.json || echo '{{"insecure-registries": ["{REGISTRY}"]
 """
 
 
-def written(node: Pi, work: Callable[[], object]) -> float:
-    """MiB written to the card by some work, with what was still in memory at its end."""
-    before = sectors(node)
-    work()
-    return (sectors(node) - before) * SECTOR / MIB
+def written(node: Pi, script: str) -> tuple[float, float]:
+    """MiB written to the card by some work, and its seconds, with what was in memory at its end."""
+    before, began = sectors(node), time.monotonic()
+    node.sh(script, timeout=900)
+    after = sectors(node)
+    return (after - before) * SECTOR / MIB, time.monotonic() - began
 
 
 def sectors(node: Pi) -> int:
@@ -169,15 +180,18 @@ def show(columns: list[Column]) -> None:
     """Print the table a person reads."""
     console = Console(width=None if sys.stdout.isatty() else 100)
     table = Table(
-        title=f"MiB written to the card ({SIZE} MiB of image or data a row)", title_justify="left"
+        title=f"MiB written to the card, and seconds ({SIZE} MiB of image or data a row)",
+        title_justify="left",
     )
     table.add_column("work")
     for column in columns:
         table.add_column(column.place, justify="right")
+        table.add_column("s", justify="right")
     for row in ROWS:
-        table.add_row(row, *(f"{column.rows[row]:.1f}" for column in columns))
+        pairs = [(f"{column.mib[row]:.1f}", f"{column.seconds[row]:.1f}") for column in columns]
+        table.add_row(row, *(cell for pair in pairs for cell in pair))
     table.add_section()
-    table.add_row("in all", *(f"{column.total:.1f}" for column in columns))
+    table.add_row("in all", *(cell for column in columns for cell in (f"{column.total:.1f}", "")))
     console.print(table)
     first, last = columns[0], columns[-1]
     if first is not last:

@@ -36,7 +36,7 @@ FIRST_NODES = (CONTROL_PLANE, "pi-01")
 READY_SECONDS = 900
 # What the install scripts say themselves, among the words of what they call.
 SPOKEN = re.compile(r"(?:master|minion|wheelhouse): (.*)")
-STAGES = ("card", "boot", "install", "sync", "preflight", "states", "join", "ready")
+STAGES = ("card", "boot", "install", "preflight", "states", "join", "ready")
 KUBECTL = ("kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf")
 
 

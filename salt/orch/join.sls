@@ -4,32 +4,25 @@
 {%- set task = pillar["task"] %}
 {%- set node = task["node"] %}
 
-sync:
-  salt.runner:
-    - name: rack.sync
-    - kwarg: {node: {{ node | json }}}
-    - failhard: True
-
 preflight:
   salt.runner:
     - name: rack.preflight
     - kwarg: {node: {{ node | json }}, role: {{ task["role"] | json }}}
     - failhard: True
-    - require: [{salt: sync}]
-
-states:
-  salt.runner:
-    - name: rack.states
-    - kwarg: {node: {{ node | json }}}
-    - failhard: True
-    - require: [{salt: preflight}]
 {% if task["role"] == "worker" %}
 join:
   salt.runner:
     - name: rack.join
     - kwarg: {node: {{ node | json }}}
     - failhard: True
-    - require: [{salt: states}]
+    - require: [{salt: preflight}]
+{% else %}
+states:
+  salt.runner:
+    - name: rack.states
+    - kwarg: {node: {{ node | json }}}
+    - failhard: True
+    - require: [{salt: preflight}]
 {% endif %}
 ready:
   salt.runner:

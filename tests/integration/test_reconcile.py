@@ -287,7 +287,7 @@ def test_a_blank_rack_becomes_a_cluster(
     for record in standin.attempts().values():
         assert (record["attempts"], record["reason"], record["running"]) == (0, "", False)
     assert set(standin.attempts()["pi-01"]["seconds"]) == {
-        "sync", "preflight", "states", "join", "ready",
+        "preflight", "join", "ready",
     }  # fmt: skip
     ready = {data["id"]: data for tag, data in bus.heard() if tag.startswith("saltberry/node/")}
     assert set(ready) == {"cp1", "pi-01", "pi-02"}
@@ -480,7 +480,8 @@ def test_killed_in_the_middle_and_run_again(
     almost.hurry("pi-01")
     # whoever comes next waits for the jobs of the killed one, which the kernel told to stop
     done = run("rack.reconcile", "wait=True")
-    assert done["nodes"]["pi-01"].startswith("ready after"), done
+    # begun again, or in the cluster by itself meanwhile: what the minion runs does not end with a runner
+    assert done["nodes"]["pi-01"].startswith("ready"), done
     assert almost.tokens() == []
     assert almost.attempts()["pi-01"]["attempts"] == 0
 

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def go_home(pi: StorageNode) -> None:
     pi.move("local")
     pi.call("container_storage.purge")
     # An empty folder for drop-ins says nothing; a move back takes it away, a test that left it does not.
-    pi.run("sh", "-c", f"rmdir {os.path.dirname(BREAK)} 2>/dev/null", check=False)
+    pi.run("sh", "-c", f"rmdir {Path(BREAK).parent} 2>/dev/null", check=False)
     assert pi.roots() == LOCAL
 
 
@@ -235,6 +236,25 @@ def test_killed_in_each_phase_the_next_run_finishes(
     assert not seen["ended"], seen
     pi.move(target)
     healthy(pi, before, roots)
+
+
+CUT_OFF = """
+import random, subprocess, time, salt.config, salt.loader
+engines = salt.loader.utils(salt.config.minion_config("/etc/salt/minion"))
+for moment in (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2):
+    subprocess.run(["ctr", "-n", "lab", "tasks", "delete", "--force", "kept"], capture_output=True)
+    start = subprocess.Popen(["ctr", "-n", "lab", "tasks", "start", "--detach", "kept"])
+    time.sleep(moment)
+    start.kill()
+    start.wait()
+    engines["container_engines.start_task"]("lab", "kept")
+    assert engines["container_engines.running_tasks"]("lab") == ["kept"], moment
+"""
+
+
+def test_a_container_whose_start_was_cut_off_is_started_all_the_same(pi: StorageNode) -> None:
+    """containerd then has a shim without a process for some seconds, in the way of the next start."""
+    pi.run("/opt/saltberry/salt/bin/python", "-c", CUT_OFF, timeout=300)
 
 
 @pytest.mark.timeout(600 + 120 * KILLS)

@@ -189,10 +189,12 @@ def test_every_component_stands_on_its_own(loaders: Any) -> None:
         assert all(isinstance(chunk, dict) for chunk in low), low
 
 
-def test_a_join_is_not_held_up_by_packages(loaders: Any) -> None:
-    """What runs between ticket and node: the check, the join, nothing else."""
+def test_a_node_joins_after_all_that_a_member_needs_was_done(loaders: Any) -> None:
     low = loaders(["worker"], {}).modules.state.show_low_sls("kubeadm.joined")
-    assert [chunk["__id__"] for chunk in low] == ["kubeadm-joined-fit", "kubeadm-joined"]
+    (joined,) = (chunk for chunk in low if chunk["__id__"] == "kubeadm-joined")
+    needed = {value for pair in joined["require"] for value in pair.values()}
+    assert {"base.kernel", "base.swap", "containerd-running", "kubernetes.installed"} <= needed
+    assert low[-1] == joined
 
 
 @pytest.mark.parametrize("roles", [*ROLES, []], ids=lambda roles: "-".join(roles) or "none")

@@ -186,7 +186,10 @@ def test_the_second_node_after_an_image_is_refused(
     options = f"rw,sync,no_subtree_check,all_squash,anonuid={uid},anongid={uid}"
     nfs1.sh(f"exportfs -o {options} 192.168.78.22:/srv/nfs/nodes/pi-01")
     pi_02.sh(
-        "mkdir -p /srv/share/node; mount -t nfs4 192.168.78.10:/srv/nfs/nodes/pi-01 /srv/share/node"
+        "systemctl disable --now saltberry-share.service srv-share-node.mount 2>/dev/null || true;"
+        " ! mountpoint -q /srv/share/node && mkdir -p /srv/share/node"
+        " && mount -t nfs4 192.168.78.10:/srv/nfs/nodes/pi-01 /srv/share/node"
+        " && test -s /srv/share/node/containers.img"
     )
     pi_02.configure(
         {

@@ -1,3 +1,4 @@
 joined:
   module.run:
     - kubeadm.join: []
+    - require_in: [{sls: cni}]
