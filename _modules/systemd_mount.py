@@ -96,12 +96,29 @@ def status(where: str) -> dict[str, Any]:
 
 
 def _reason(unit: str) -> str:
-    """Return what mount(8) last said about a unit, empty when the journal has nothing."""
+    """Return why a mount unit did not start, as mount(8) said it or what had to come before it.
+
+    Empty when the journal has nothing.
+    """
     ret = _run([
         "journalctl", "--unit", unit, "--lines=8", "--output=cat", "--no-pager", "--quiet",
     ])  # fmt: skip
     said = [line for line in ret["stdout"].splitlines() if line.startswith(("mount", "e2fsck"))]
-    return said[-1] if said else ""
+    return _reason_before(unit) or (said[-1] if said else "")
+
+
+def _reason_before(unit: str) -> str:
+    """Return the last words of a failed unit without which this one does not start."""
+    needed = _run(["systemctl", "show", "--property=Requires", "--value", "--", unit])["stdout"]
+    for name in needed.split():
+        if _run(["systemctl", "is-failed", "--quiet", "--", name])["retcode"]:
+            continue
+        said = _run([
+            "journalctl", f"_SYSTEMD_UNIT={name}", "_TRANSPORT=stdout",
+            "--lines=1", "--output=cat", "--no-pager", "--quiet",
+        ])["stdout"].strip()  # fmt: skip
+        return said or f"{name} failed, see journalctl -u {name}"
+    return ""
 
 
 def mounted_from(where: str, what: str) -> bool:

@@ -285,7 +285,13 @@ def test_a_node_boots_without_the_server_says_so_and_mounts_when_it_is_back(
 
 
 def test_after_all_that_the_file_systems_are_whole(nfs1: Pi, pi_01: Pi, on_image: Moved) -> None:
-    pi_01.sh(f"systemctl stop docker.socket docker containerd; umount {CONTAINERS}")
+    pi_01.sh("systemctl stop docker.socket docker containerd")
+    # What a container has still to write keeps the mount for a moment.
+    pi_01.wait(
+        "nobody uses the mount",
+        f"umount {CONTAINERS} || {{ grep -l {CONTAINERS} /proc/[0-9]*/mountinfo; exit 1; }}",
+        60,
+    )
     pi_01.sh(f"e2fsck -fn {IMAGE}")
     pi_01.sh(
         "systemctl stop saltberry-share.service saltberry-containers.service; umount /srv/share/node"
