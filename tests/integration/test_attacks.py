@@ -193,7 +193,7 @@ def test_a_nodes_own_key_opens_no_other_name(
     denied.unlink(missing_ok=True)
 
 
-def test_events_that_look_like_ours_only_ask_for_a_look(
+def test_events_that_look_like_ours_only_ask_for_a_look(  # noqa: PLR0917
     channel: Channel,
     bus: Any,
     workspace: Path,
