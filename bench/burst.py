@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import collections
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.loopback import Loopback, Peak, family, rack
+from bench.loopback import Loopback, Peak, Starts, family, rack
 
 NODES = (1, 10, 30)
 LIMIT = 1500  # seconds for one round
@@ -73,34 +72,6 @@ class Units:
         self._thread.join()
 
 
-class Starts:
-    """When the start event of each node reached the master: it is accepted and connected then."""
-
-    def __init__(self, loopback: Loopback) -> None:
-        command = [
-            loopback.program("salt-run"), "-c", f"{loopback.folder}/m/conf", "state.event",
-            "salt/minion/pi-*/start", "count=-1", "--out=txt",
-        ]  # fmt: skip
-        self.seen: dict[str, float] = {}
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-        time.sleep(4)  # it has to listen before the clock starts
-
-    def _read(self) -> None:
-        for line in self._process.stdout or ():
-            tag = line.split("\t")[0]
-            if tag.startswith("salt/minion/"):
-                self.seen.setdefault(tag.split("/")[2], time.monotonic())
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._thread.join()
-
-
 def calls(loopback: Loopback, word: str) -> collections.Counter[str]:
     """How often something was done, by node."""
     path = loopback.standin / "calls"
@@ -123,7 +94,7 @@ def measure(count: int, restart: bool, settings: dict[str, Any]) -> dict[str, An
         TimeoutError: a node was lost.
     """
     nodes = [f"pi-{number:02}" for number in range(1, count + 1)]
-    with rack(nodes, **({"reconcile": settings} if settings else {})) as made, Units(made) as units:
+    with rack(nodes, settings=settings) as made, Units(made) as units:
         made.start_minions("cp1", ["cp1"])
         made.until(lambda: calls(made, "wait_ready")["cp1"], 300, "the first control plane node")
         made.until(lambda: units.idle, 300, "the end of the first reconcile")

@@ -35,6 +35,8 @@ saltberry: {{state_dir: {state}, run_dir: {run}, mirror_dir: {mirror}}}
 publish_port: {publish_port}
 ret_port: {ret_port}
 """
+# What the overlay holds besides, in a bench that has minions without our configuration
+LENIENT = "require_minion_sign_messages: false\ndrop_messages_signature_fail: false\n"
 # Forks a salt-minion for each folder of configuration that it is given.
 MINIONS = """
 import os, signal, sys
@@ -85,7 +87,7 @@ def family(session: int) -> list[int]:
 class Loopback:
     """One master's checkout, configuration and state, with its minions; made in a folder of its own."""
 
-    def __init__(self, rack: dict[str, Any]) -> None:
+    def __init__(self, rack: dict[str, Any], overlay: str = "") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sbb-"))  # short: unix sockets
         self.checkout, self.standin = self.folder / "repo", self.folder / "standin"
         self.publish_port, self.ret_port = free_ports(2)
@@ -100,7 +102,7 @@ class Loopback:
         )
         self._copy_checkout()
         (self.checkout / "pillar/rack.sls").write_text(json.dumps(rack), encoding="utf-8")
-        self._configure_master()
+        self._configure_master(overlay)
 
     def _copy_checkout(self) -> None:
         for name in (*COPIED, "install"):
@@ -120,7 +122,7 @@ class Loopback:
             raise RuntimeError(f"{runner} has no {mark}: the stand-in for a boot has no place")
         runner.write_text(program.replace(mark, f'"{self.standin}/boot"'), encoding="utf-8")
 
-    def _configure_master(self) -> None:
+    def _configure_master(self, more: str) -> None:
         conf = self.folder / "m/conf"
         (conf / "master").write_text(f"root_dir: {self.folder}/m\n")
         shipped = render(
@@ -132,7 +134,7 @@ class Loopback:
             id=MASTER_ID, state=self.folder / "state", run=self.folder / "run",
             mirror=self.folder / "mirror", publish_port=self.publish_port, ret_port=self.ret_port,
         )  # fmt: skip
-        (conf / "master.d/zz-bench.conf").write_text(overlay, encoding="utf-8")
+        (conf / "master.d/zz-bench.conf").write_text(overlay + more, encoding="utf-8")
 
     @property
     def pki(self) -> Path:
@@ -191,15 +193,26 @@ class Loopback:
         return self.start(name, sys.executable, "-c", MINIONS, *folders)
 
     def _configure_minion(self, node: str) -> Path:
-        root = self.folder / "n" / node
+        return self.configure_minion(node, self.folder / "n" / node, shipped=True)
+
+    def configure_minion(self, node: str, root: Path, *, shipped: bool) -> Path:
+        """Lay out what a minion has on its disk. Returns its folder of configuration.
+
+        Args:
+            node: its id; it has a card.
+            root: a folder in which all its paths are.
+            shipped: with our configuration; else with Salt's defaults.
+        """
         conf, pki = root / "conf", root / "etc/salt/pki/minion"
         (conf / "minion.d").mkdir(parents=True)
         pki.mkdir(parents=True, mode=0o700)
         (conf / "minion").write_text(
             f"root_dir: {root}\nmaster_port: {self.ret_port}\npublish_port: {self.publish_port}\n"
         )
-        shipped = render(REPO / "etc/minion.d/saltberry.conf.in", MASTER="127.0.0.1", ID=node)
-        (conf / "minion.d/saltberry.conf").write_text(shipped, encoding="utf-8")
+        text = f"master: 127.0.0.1\nid: {node}\n"
+        if shipped:
+            text = render(REPO / "etc/minion.d/saltberry.conf.in", MASTER="127.0.0.1", ID=node)
+        (conf / "minion.d/saltberry.conf").write_text(text, encoding="utf-8")
         card = json.loads((self.folder / f"cards/{node}.card").read_text(encoding="utf-8"))["files"]
         for name, file in (
             ("minion.pem", "minion.pem"),
@@ -250,9 +263,45 @@ class Peak:
         self._thread.join()
 
 
+class Starts:
+    """When the start event of each node reached the master: it is accepted and connected then."""
+
+    def __init__(self, loopback: Loopback) -> None:
+        command = [
+            loopback.program("salt-run"), "-c", f"{loopback.folder}/m/conf", "state.event",
+            "salt/minion/pi-*/start", "count=-1", "--out=txt",
+        ]  # fmt: skip
+        self.seen: dict[str, float] = {}
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        time.sleep(4)  # it has to listen before the clock starts
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            tag = line.split("\t")[0]
+            if tag.startswith("salt/minion/"):
+                self.seen.setdefault(tag.split("/")[2], time.monotonic())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._thread.join()
+
+
 @contextlib.contextmanager
-def rack(nodes: Iterable[str], **pillar: Any) -> Iterator[Loopback]:
-    """A master with its keys, and a card for each node of a rack; gone afterwards."""
+def rack(
+    nodes: Iterable[str], overlay: str = "", settings: dict[str, Any] | None = None
+) -> Iterator[Loopback]:
+    """A master with its keys, and a card for each node of a rack; gone afterwards.
+
+    Args:
+        nodes: the workers' ids.
+        overlay: more configuration of the master.
+        settings: the pillar's ``reconcile``, where it differs from the defaults.
+    """
     described = {
         "rack": {"name": "bench", "network": "10.78.0.0/16"},
         "nodes": {
@@ -260,9 +309,9 @@ def rack(nodes: Iterable[str], **pillar: Any) -> Iterator[Loopback]:
             "cp1": {"ip": "10.78.0.11", "roles": ["control_plane"]},
             **{node: {} for node in nodes},
         },
-        **pillar,
+        "reconcile": settings or {},
     }
-    made = Loopback(described)
+    made = Loopback(described, overlay)
     try:
         made.start_master()
         cards = made.run("enrol.cards", f"target={made.folder}/cards")
