@@ -33,13 +33,13 @@ lint: dev ## ruff, mypy, yamllint, salt-lint, shellcheck
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	@# An execution and a state module may have one name, so each folder is checked by itself.
-	@for folder in _modules _states _utils _pillar; do .venv/bin/mypy $$folder || exit 1; done
+	@for folder in _modules _states _utils _pillar _cache; do .venv/bin/mypy $$folder || exit 1; done
 	.venv/bin/yamllint --strict .
 	.venv/bin/salt-lint $$(git ls-files 'salt/*.sls' 'pillar/*.sls' 'reactor/*.sls')
 	.venv/bin/shellcheck rack tools/venv install/*.sh lab/kubernetes/build.sh .ci/run
 
-bench: ## join, migration and card writes against their peers, as ratios (needs root)
-	@for name in join migration card; do $$(tools/venv lab) -m bench.$$name || exit 1; done
+bench: dev ## join, burst, migration, footprint and card writes against their peers, as ratios (needs root)
+	@for name in join burst migration footprint card; do .venv/bin/python -m bench.$$name || exit 1; done
 
 clean: ## remove every rack, image and cache the lab made
 	@./rack clean

@@ -544,6 +544,8 @@ class _Reconcile:
         rack = _rack()
         self.steps = list(_settings(rack)["backoff_seconds"])
         __salt__["enrol.expire"]()  # cards that nobody used in time open nothing any more
+        known = set(rack.pillar.get("nodes") or {})
+        __salt__["enrol.note_known"](known, (rack.pillar.get("strangers") or {}).get("keys"))
         keys = _keys()
         accepted = [name for name, state in keys.items() if state == "accepted"]
         roles = {name: rack.roles(name) for name in _valid(accepted)}

@@ -753,6 +753,7 @@ _SCHEMA: dict[str, Any] = {
             "hidden": _boolean,
         },
     },
+    "strangers": {"keys": _integer(1, 10000, "keys")},
     "reconcile": {
         "parallel": _integer(1, 50, "nodes"),
         "sweep_minutes": _integer(1, 1440, "minutes"),

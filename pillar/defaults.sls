@@ -101,6 +101,11 @@ cards:
   # every node could read it, but to the file /var/lib/saltberry/wifi-password on the master.
   wifi: {ssid: null, country: null, hidden: false}
 
+# Anyone on the network may knock at the master's port, and each key that is sent waits for a person. So
+# many are kept of names that nobody knows; beyond that the oldest are forgotten.
+strangers:
+  keys: 100
+
 # How the master brings nodes into the cluster
 reconcile:
   parallel: 3  # nodes at a time

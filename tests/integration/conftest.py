@@ -40,6 +40,7 @@ from saltfactories.manager import FactoriesManager
 REPO = Path(__file__).resolve().parents[2]
 # What a salt-master on nfs1 reads of a checkout, and what lies beside it
 COPIED = (
+    "_cache",
     "_modules",
     "_pillar",
     "_runners",
@@ -60,6 +61,8 @@ OVERLAY = """\
 saltberry: {{state_dir: {state_dir}, run_dir: {run_dir}}}
 # New files are seen at once, where a rack waits for its cache of file lists
 fileserver_list_cache_time: 0
+# What goes to the journal in a rack
+log_level_logfile: warning
 """
 
 
@@ -217,6 +220,16 @@ def rack_file(checkout: Path) -> Iterator[Callable[[str | None], Path]]:
 
     yield write
     path.write_text(before, encoding="utf-8")
+
+
+@pytest.fixture
+def nobody_accepts(master: SaltMaster) -> Iterator[None]:
+    """The test library accepts every key that it hears of, by itself; here it does not."""
+    handlers = master.event_listener.auth_event_handlers
+    handler = handlers.pop(master.id, None)
+    yield
+    if handler is not None:
+        handlers[master.id] = handler
 
 
 class Channel:

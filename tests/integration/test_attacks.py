@@ -7,6 +7,7 @@ After each attack the master must still serve.
 from __future__ import annotations
 
 import fnmatch
+import json
 import threading
 import time
 import uuid
@@ -23,7 +24,7 @@ from saltfactories.cli.salt import Salt
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.daemons.minion import SaltMinion
 
-from tests.integration.conftest import Channel, event_bus
+from tests.integration.conftest import INJECTED, JINJA, Channel, event_bus, runners
 
 BAD = "bad load"
 
@@ -192,6 +193,59 @@ def test_a_nodes_own_key_opens_no_other_name(
     denied.unlink(missing_ok=True)
 
 
+def test_events_that_look_like_ours_only_ask_for_a_look(  # noqa: PLR0917
+    channel: Channel,
+    bus: Any,
+    workspace: Path,
+    master: SaltMaster,
+    state_dir: Path,
+    nobody_accepts: None,
+) -> None:
+    """What the rack does is never taken from an event, whoever is said to have sent it."""
+    pki = Path(master.config["pki_dir"])
+    before = {
+        path: path.read_bytes()
+        for path in (*pki.rglob("*"), *state_dir.glob("*.json"))
+        if path.is_file()
+    }
+    proof = workspace / "proof"
+    jinja = JINJA.replace("@PROOF@", str(proof))
+    tags = [
+        "saltberry/node/cp1/ready", "saltberry/node/prepared", "saltberry/node/cp1/storage/wanted",
+        "saltberry/node/cp1/failed", "salt/auth", "salt/key", "minion_start", "salt/minion/cp1/start",
+        "salt/run/20260101000000000000/ret", "salt/presence/change", f"saltberry/node/{jinja}/storage/wanted",
+        "key_rotate_aes", "__master_req_channel_payload",
+    ]  # fmt: skip
+    for tag in tags:
+        for value in ("cp1", INJECTED, jinja, "*", {"a": [jinja]}):
+            data = {
+                "id": value, "act": "accept", "result": True, "pub": value, "data": value, "fun": "enrol.card",
+                "lost": [value], "user": "root", "rotate_aes_key": True,
+            }  # fmt: skip
+            channel.ask("_minion_event", id="pi-01", tag=tag, data=data)
+            channel.ask("_minion_event", id="pi-01", events=[{"tag": tag, "data": data}])
+    assert set(runners(bus, 6)) <= {"runner.rack.wake", "runner.enrol.check"}
+    assert not proof.exists()
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path.name for path in (workspace / "run").iterdir()} <= {"reconcile.request"}
+
+
+def test_a_node_reads_no_answer_that_another_one_gave(
+    channel: Channel, salt_cli: Salt, bus: Any, pi_01: SaltMinion
+) -> None:
+    """Job ids reach every minion; what came of the job, also a sealed ticket, does not."""
+    assert salt_cli.run("test.ping", minion_tgt="cp1").data is True
+    jobs = []
+    while (event := bus.get_event(wait=2, full=True)) is not None:
+        if fnmatch.fnmatch(event["tag"], "salt/job/*/ret/cp1"):
+            jobs.append(event["data"]["jid"])
+    assert jobs
+    for jid in jobs:
+        assert not channel.ask("pub_ret", id="pi-01", jid=jid)
+        for fun in ("jobs.lookup_jid", "jobs.list_job", "cache.grains", "pillar.show_pillar"):
+            assert not channel.ask("minion_runner", id="pi-01", fun=fun, arg=[jid])
+
+
 def test_two_thousand_start_events_leave_one_note(
     channel: Channel, workspace: Path, salt_cli: Salt
 ) -> None:
@@ -304,3 +358,121 @@ def test_a_crafted_name_opens_nothing(  # noqa: PLR0917
     for folder in waiting:
         for path in folder.iterdir():
             path.unlink()
+
+
+@pytest.mark.parametrize("name", [7, None, True, [], ["cp1"], {"cp1": 1}, b"\xff\xfe", 1.5])
+def test_a_name_that_is_no_text_opens_nothing(
+    name: Any, stranger: Callable[..., Any], own_key: str, master: SaltMaster
+) -> None:
+    pki = Path(master.config["pki_dir"])
+    before = sorted(path.name for path in (pki / "minions").iterdir())
+    for load in (
+        {"id": name, "pub": own_key},
+        {"id": name},
+        {"pub": own_key},
+        {"id": "cp1", "pub": name},
+    ):
+        try:
+            answer = stranger("_auth", **load)
+        except Exception as exc:
+            answer = str(exc)
+        assert not _let_in(answer), answer
+    assert sorted(path.name for path in (pki / "minions").iterdir()) == before
+
+
+class Door:
+    """The folders in which keys wait, with a bound of the test's own."""
+
+    MOST = 20
+
+    def __init__(self, master: SaltMaster, state_dir: Path) -> None:
+        self.pki, self.log = Path(master.config["pki_dir"]), Path(master.config["log_file"])
+        self.note = state_dir / "known.json"
+        self.note.write_text(json.dumps({"names": ["pi-02"], "keys": self.MOST}), encoding="utf-8")
+        self.stamps = [state_dir / f"strangers-{kind}" for kind in ("many", "long")]
+        self.clear()
+
+    def waiting(self) -> list[Path]:
+        folders = (self.pki / "minions_pre", self.pki / "minions_denied")
+        return [path for folder in folders for path in folder.iterdir()]
+
+    def lines(self) -> list[str]:
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        return [line for line in text.splitlines() if "stranger" in line and "localfs_key" in line]
+
+    def clear(self) -> None:
+        for path in (*self.waiting(), *self.stamps):
+            path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def door(
+    master: SaltMaster, state_dir: Path, nobody_accepts: None, still_serving: None
+) -> Iterator[Door]:
+    made = Door(master, state_dir)
+    yield made
+    made.clear()
+    made.note.unlink()
+
+
+# What is sent as a public key: in each of them the id and a number are put where %s is.
+TEXTS = [
+    "%s", "x\n\n%s\n" + INJECTED, JINJA + "%s", "*%s", "../../../../tmp/evil%s", "%s" + "x" * 10_000, "", "\0%s",
+    "-----BEGIN PUBLIC KEY-----\n%s\n-----END PUBLIC KEY-----", "{a: &a [*a, %s]}", "é☃%s" * 600,
+]  # fmt: skip
+NAMES = [
+    "pi-%s",
+    "%s\n[CRITICAL] evil",
+    "{{ %s }}",
+    "* %s",
+    "..%s",
+    "x: [%s]",
+    "é%s",
+    "%s" + "a" * 200,
+]
+
+
+def test_a_thousand_strangers_leave_no_more_than_the_bound(
+    door: Door, stranger: Callable[..., Any], own_key: str, salt_cli: Salt, tmp_path: Path
+) -> None:
+    """And the master answers meanwhile, and a Pi that the pillar names waits where it was."""
+    proof = tmp_path / "proof"
+    stranger("_auth", id="pi-02", pub=own_key)
+    quiet = _seconds_of_a_ping(salt_cli)
+    told = len(door.lines())
+    slowest, most = 0.0, 0
+    for number in range(1000):
+        name = NAMES[number % len(NAMES)].replace("%s", uuid.uuid4().hex)
+        text = TEXTS[number % len(TEXTS)].replace("%s", str(number)).replace("@PROOF@", str(proof))
+        assert not _let_in(stranger("_auth", id=name, pub=text))
+        most = max(most, len(door.waiting()))
+        if number % 250 == 249:
+            slowest = max(slowest, _seconds_of_a_ping(salt_cli))
+    assert most <= door.MOST + 2, "the Pi of the pillar, and a file that is just being written"
+    held = door.waiting()
+    assert len(held) == door.MOST + 1
+    assert sum(path.stat().st_size for path in held) <= (door.MOST + 1) * 4096
+    assert (door.pki / "minions_pre/pi-02").read_text() == own_key.strip()
+    assert not proof.exists()
+    assert slowest < 10 * quiet + 10, f"{slowest:.1f} s, in quiet times {quiet:.1f} s"
+    said = door.lines()[told:]
+    assert len([line for line in said if "more than 20 keys of strangers wait" in line]) == 1, said
+    assert len(said) <= 3, said
+
+
+def _seconds_of_a_ping(salt_cli: Salt) -> float:
+    began = time.monotonic()
+    assert salt_cli.run("test.ping", minion_tgt="cp1").data is True
+    return time.monotonic() - began
+
+
+def test_a_stranger_who_was_forgotten_is_there_again_at_the_next_knock(
+    door: Door, stranger: Callable[..., Any], own_key: str
+) -> None:
+    stranger("_auth", id="pi-waits", pub=own_key)
+    for number in range(2 * door.MOST):
+        stranger("_auth", id=f"crowd-{number}", pub="x")
+    path = door.pki / "minions_pre/pi-waits"
+    assert not path.exists()
+    stranger("_auth", id="pi-waits", pub=own_key)
+    assert path.read_text() == own_key.strip()

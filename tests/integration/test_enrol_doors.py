@@ -145,7 +145,9 @@ def shipped(checkout: Path) -> None:
 
 
 @pytest.fixture
-def doors(master: SaltMaster, workspace: Path, state_dir: Path, tmp_path: Path) -> Iterator[Doors]:
+def doors(
+    master: SaltMaster, workspace: Path, state_dir: Path, nobody_accepts: None
+) -> Iterator[Doors]:
     """The doors, with a mirror; afterwards the master knows whom it knew before."""
     wheels = workspace / "mirror" / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
@@ -157,12 +159,7 @@ def doors(master: SaltMaster, workspace: Path, state_dir: Path, tmp_path: Path) 
     known = {path: path.read_bytes() for kind in KINDS for path in (pki / kind).glob("*")}
     short = workspace / f"d{uuid.uuid4().hex[:4]}"  # unix sockets want short paths
     short.mkdir()
-    # The test library accepts every key that it hears of, by itself
-    handlers = master.event_listener.auth_event_handlers
-    handler = handlers.pop(master.id, None)
     yield Doors(master, short, state_dir)
-    if handler is not None:
-        handlers[master.id] = handler
     conf.write_text(before, encoding="utf-8")
     for path in {path for kind in KINDS for path in (pki / kind).glob("*")} - set(known):
         path.unlink()
@@ -423,3 +420,30 @@ def test_crafted_knocks_start_one_runner_or_none(doors: Doors, bus: Any) -> None
     assert set(knock_badly()) == {"runner.enrol.check"}
     assert not proof.exists()
     assert os.listdir(doors.pki / "minions_pre")  # noqa: PTH208 (ids are strangers' words)
+
+
+def test_many_knocks_start_few_looks(doors: Doors, bus: Any) -> None:
+    _, public, _ = doors.pair()
+    _, _, print_ = doors.pair()
+    assert doors.run("expect", "pi-62", f"fingerprint={print_}")["ok"]
+    runners(bus, 1)
+    began = time.monotonic()
+    for number in range(100):
+        doors.knock(f"stranger-{number}", public)
+    looks = runners(bus, 8)
+    seconds = time.monotonic() - began
+    assert set(looks) == {"runner.enrol.check"}
+    assert len(looks) <= seconds / 2 + 1
+
+
+# --- whom the key store knows ----------------------------------------------------------------------
+
+
+def test_names_that_the_pillar_knows_are_written_down_for_the_key_store(doors: Doors) -> None:
+    known = doors.record.with_name("known.json")
+    doors.master.salt_run_cli(timeout=180).run("enrol.note_known", "[pi-02, pi-01]", "keys=7")
+    assert json.loads(known.read_text()) == {"names": ["pi-01", "pi-02"], "keys": 7}
+    assert stat.S_IMODE(known.stat().st_mode) == 0o600
+    doors.master.salt_run_cli(timeout=180).run("enrol.note_known", "[pi-01]")
+    assert json.loads(known.read_text()) == {"names": ["pi-01"]}
+    known.unlink()

@@ -51,7 +51,7 @@ def test_each_key_is_one_that_salt_knows(template: str) -> None:
     import salt.config
 
     # ours; read by the loader under a name that it makes up; read where minions ask for runners
-    own = {"saltberry", "pillar_dirs", "peer_run"}
+    own = {"saltberry", "pillar_dirs", "cache_dirs", "peer_run"}
     text = (REPO / "etc" / f"{template}.d" / "saltberry.conf.in").read_text(encoding="utf-8")
     keys = set(yaml.safe_load(text.replace("@", "")))
     known = {

@@ -18,7 +18,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "saltberry_ext"
-KINDS = ("modules", "states", "utils", "runners", "pillar")
+KINDS = ("modules", "states", "utils", "runners", "pillar", "cache")
 
 
 def _package(name: str, path: list[str]) -> types.ModuleType:

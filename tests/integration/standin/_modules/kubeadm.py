@@ -26,6 +26,13 @@ def _path(node):
     return STANDIN / "nodes" / f"{node}.json"
 
 
+def _write(node, known):
+    """Replace what is known of a node; others read it meanwhile."""
+    new = STANDIN / f"new-{node}"
+    new.write_text(json.dumps(known), encoding="utf-8")
+    new.replace(_path(node))
+
+
 def _register(control_plane=False):
     number = 1 + len(list((STANDIN / "nodes").iterdir()))
     known = {
@@ -37,7 +44,7 @@ def _register(control_plane=False):
         "control_plane": control_plane,
     }
     if not _path(_id()).exists():
-        _path(_id()).write_text(json.dumps(known), encoding="utf-8")
+        _write(_id(), known)
 
 
 def nodes():
@@ -94,6 +101,7 @@ def join():
     if (STANDIN / f"join-fails-{_id()}").exists():
         raise CommandExecutionError("the API server has another CA\nand says more")
     _register()
+    _note("joined", _id())
     return True
 
 
@@ -101,12 +109,12 @@ def wait_ready(node, timeout=180):
     _note("wait_ready", node)
     known = nodes()[node]
     known.update(ready=True, reason="")
-    _path(node).write_text(json.dumps(known), encoding="utf-8")
+    _write(node, known)
     return {"ready": True, "seconds": 0.0, "reason": ""}
 
 
 def _mark(node, **facts):
-    _path(node).write_text(json.dumps({**nodes()[node], **facts}), encoding="utf-8")
+    _write(node, {**nodes()[node], **facts})
 
 
 def drain(node, why, timeout=300):
