@@ -5,7 +5,7 @@
   it looks at the whole rack and not at the event that woke it, so that a lost, doubled or late event,
   a restarted master and a node that lost power all come down to "run it again".
 * :func:`wake` is all that the reactor calls: it asks for a reconcile and returns.
-* :func:`status`, :func:`validate` and :func:`retry` are for people.
+* :func:`status`, :func:`validate`, :func:`explain` and :func:`retry` are for people.
 * :func:`sync`, :func:`preflight`, :func:`states`, :func:`join`, :func:`ready` and :func:`drain` are the
   stages of ``salt/orch/join.sls`` and ``salt/orch/move.sls``.
 
@@ -63,6 +63,7 @@ def _beside(name: str) -> ModuleType:
 _attempts = _beside("_attempts")
 _outcome = _beside("_outcome")
 _rackplan = _beside("_rackplan")
+_settings_help = _beside("_settings")
 _workers = _beside("_workers")
 
 # Seconds. A node that does not answer a look within ANSWER is asked once more whether it is still
@@ -1263,6 +1264,40 @@ def validate() -> dict[str, Any]:
     except _Refused as exc:
         return {"ok": False, "problems": exc.problems, "retcode": 1}
     return {"ok": True, "problems": []}
+
+
+def explain(key: str = "") -> Any:
+    """Tell what a setting of the pillar means, what it may be, its default, and which files read it.
+
+    key
+        For instance ``docker.log_max_size``, or a group such as ``docker``; none: the groups. What is
+        below a name of your own goes with or without it: ``nodes.<id>.ip``, ``nodes.pi-01.ip``.
+
+    On the command line text; with ``--out=json`` (or any other ``--out``), and to other programs,
+    ``{"ok": True, "settings": [{"key", "meaning", "kind", "allowed", "default", "required", "used"},
+    ...]}``, the setting first and then what is directly in it. For a key that there is not,
+    ``{"ok": False, "reason": ..., "similar": [...], "retcode": 1}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.explain docker.log_max_size
+        salt-run rack.explain
+    """
+    settings = __utils__["rackspec.settings"]()
+    entry = _settings_help.find(settings, key)
+    if key and entry is None:
+        near = _settings_help.similar(settings, key)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        reason = f"there is no setting {key!a}; {meant}`salt-run rack.explain` lists them"
+        return {"ok": False, "reason": reason, "similar": near, "retcode": 1}
+    inside = _settings_help.below(settings, entry["key"] if entry else "")
+    if __opts__.get("fun") == "rack.explain" and not __opts__.get("output"):
+        if entry:
+            return _settings_help.text(settings, entry)
+        return "\n".join(_settings_help.listed(inside))
+    return {"ok": True, "settings": [*([entry] if entry else []), *inside]}
 
 
 def retry(node: str) -> dict[str, Any]:

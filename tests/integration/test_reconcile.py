@@ -678,6 +678,14 @@ def test_a_good_pillar_passes(master: SaltMaster, standin: Standin) -> None:
     assert (done.returncode, done.data) == (0, {"ok": True, "problems": []})
 
 
+def test_a_setting_is_explained_by_the_real_master(master: SaltMaster, standin: Standin) -> None:
+    cli = master.salt_run_cli(timeout=120)
+    done = cli.run("rack.explain", "nodes.pi-01.roles")
+    assert (done.returncode, done.data["settings"][0]["key"]) == (0, "nodes.<id>.roles")
+    done = cli.run("rack.explain", "kubernetes.versoin")
+    assert (done.returncode, done.data["similar"]) == (1, ["kubernetes.version"])
+
+
 def test_nothing_runs_on_after_the_tests(master: SaltMaster, replaced: Standin) -> None:
     found = subprocess.run(
         ["pgrep", "-f", f"{master.config_dir}.*rack.reconcile"], capture_output=True, text=True
