@@ -51,6 +51,7 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
         _check_share,
         _check_backends,
         _check_places,
+        _check_users,
     )
     return [problem for rule in rules for problem in rule(pillar)]
 
@@ -65,20 +66,26 @@ def get(pillar: Mapping[str, Any], *keys: str) -> Any:
     return value
 
 
-def container_storage(pillar: Mapping[str, Any], minion_id: str) -> dict[str, Any]:
-    """Return what the pillar says of a minion's container storage.
+def of_node(pillar: Mapping[str, Any], minion_id: str, group: str) -> dict[str, Any]:
+    """Return a group of settings as a minion has them.
 
     pillar
         The whole pillar, defaults merged.
     minion_id
-        A minion; what ``nodes.<id>.container_storage`` says is laid over what is said for all.
+        A minion; what ``nodes.<id>.<group>`` says is laid over what is said for all.
+    group
+        ``container_storage`` or ``system``.
     """
-    own = get(pillar, "nodes", minion_id, "container_storage")
-    common = get(pillar, "container_storage")
+    own, common = get(pillar, "nodes", minion_id, group), get(pillar, group)
     return {
         **(common if isinstance(common, Mapping) else {}),
         **(own if isinstance(own, Mapping) else {}),
     }
+
+
+def container_storage(pillar: Mapping[str, Any], minion_id: str) -> dict[str, Any]:
+    """Return what the pillar says of a minion's container storage, as :func:`of_node`."""
+    return of_node(pillar, minion_id, "container_storage")
 
 
 def _check_nodes(pillar: Mapping[str, Any]) -> list[str]:
@@ -312,6 +319,25 @@ def _check_places(pillar: Mapping[str, Any]) -> list[str]:
                     " containers cannot live on NFS itself (overlayfs needs what NFS lacks); use"
                     " another folder, and backend: nfs-image to have the data on the share"
                 )
+    return problems
+
+
+def _check_users(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse what would lock people out, or says two things at once."""
+    users = pillar.get("users")
+    problems = []
+    for name, body in users.items() if isinstance(users, Mapping) else ():
+        path, gone = _values.join("users", name), get(body, "absent") is True
+        if gone and name in ("root", get(pillar, "cards", "user")):
+            problems.append(
+                f"{path}.absent: {name!r} is needed to repair a node; leave it, or name another in"
+                " cards.user"
+            )
+        if gone and (get(body, "ssh_keys") or get(body, "sudo")):
+            problems.append(
+                f"{path}.absent: true says that there is no such user, but it has keys or sudo; keep"
+                " one of the two"
+            )
     return problems
 
 

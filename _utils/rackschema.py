@@ -122,6 +122,9 @@ SCHEMA: dict[str, Any] = {
                 "container_storage",
                 "what differs here from container_storage, for example {backend: disk}",
             ),
+            "system": Like(
+                "system", "what differs here from system, for example {config_txt: {gpu_mem: 64}}"
+            ),
         },
     ),
     "kubernetes": Group(
@@ -387,6 +390,141 @@ SCHEMA: dict[str, Any] = {
             ),
             "log_max_file": Key(
                 "number", 3, "and so many of them are kept", least=1, most=100, unit="files"
+            ),
+            "prune_days": Key(
+                "number",
+                0,
+                "each week, remove what nobody has used for so many days: stopped containers,"
+                " build cache, images without a name; never volumes. 0: never",
+                used="salt/docker/pruned.sls",
+                least=0,
+                most=365,
+                unit="days",
+            ),
+        },
+    ),
+    "system": Group(
+        "What each node's system is like. See docs/node-preparation.md",
+        used="_modules/node.py",
+        keys={
+            "packages": Key(
+                "list",
+                [],
+                "further packages to install, for example [htop, vim]",
+                used="salt/system/packages.sls",
+                of=Key("package"),
+                what="names of Debian packages",
+            ),
+            "security_updates": Key(
+                "yes-no",
+                False,
+                "true: the distribution's security updates install themselves each day; never"
+                " Kubernetes or a container engine, and nothing reboots. Needs a way to the internet",
+                used="salt/updates/init.sls",
+            ),
+            "timezone": Key(
+                "timezone",
+                None,
+                "for example Europe/Berlin; null: as it is",
+                null=True,
+                used="salt/clock/init.sls",
+            ),
+            "ntp_servers": Key(
+                "list",
+                [],
+                "whom to ask for the time: names or addresses; none: whom the distribution asks",
+                used="_modules/clock.py",
+                of=Key("host"),
+                what="host names or addresses",
+            ),
+            "wait_for_clock": Key(
+                "yes-no",
+                True,
+                "a node without a battery clock joins only when its time is synchronised. false:"
+                " with whatever time it has, for a rack without any source of time",
+                used="_modules/clock.py",
+            ),
+            "journal": Key(
+                "choice",
+                "as-is",
+                "where the system's log is kept. memory: gone after a boot, and nothing is written"
+                " to the card; disk: kept; as-is: as the image has it",
+                used="salt/journal/init.sls",
+                choices=("as-is", "memory", "disk"),
+                what="place for the journal",
+            ),
+            "journal_size": Key(
+                "journal-size",
+                "64M",
+                "how large the journal may become, with memory and disk",
+                used="salt/journal/init.sls",
+            ),
+            "watchdog_seconds": Key(
+                "number",
+                None,
+                "the hardware resets a node whose system has hung for so long (a Pi's counts to"
+                " 15); null: as the image has it",
+                null=True,
+                used="salt/watchdog/init.sls",
+                least=5,
+                most=600,
+                unit="seconds",
+            ),
+            "wifi_power_save": Key(
+                "yes-no",
+                False,
+                "false: wifi never sleeps, so that the node answers at once; true: as the image"
+                " has it",
+                used="salt/wifi/init.sls",
+            ),
+            "config_txt": Key(
+                "config-txt",
+                {},
+                "lines of the Pi's config.txt, for example {gpu_mem: 16}; they count from the next"
+                " boot",
+                used="salt/firmware/init.sls",
+            ),
+        },
+    ),
+    "users": Table(
+        "user-name",
+        "name",
+        "People on every node, for example anna: {ssh_keys: [ssh-ed25519 AAAA...], sudo: true}."
+        " Whoever is not named here is left alone",
+        used="salt/users/init.sls",
+        bare=True,
+        keys={
+            "ssh_keys": Key(
+                "list",
+                meaning="public keys, a line each: all that may log in as this user; left out: as"
+                " it is",
+                of=Key("ssh-key"),
+                what="public ssh keys",
+                empty=False,
+            ),
+            "sudo": Key("yes-no", meaning="true: may do everything, without a password"),
+            "groups": Key(
+                "list",
+                meaning="groups to be in, as far as the node has them, for example [docker]",
+                of=Key("user-name"),
+                what="names of groups",
+            ),
+            "shell": Key("shell", meaning="login shell, for example /bin/zsh"),
+            "absent": Key("yes-no", meaning="true: there is no such user; the home stays"),
+        },
+    ),
+    "ssh": Group(
+        "The ssh server, where a node has one. Nothing here installs or starts it",
+        used="salt/sshd/init.sls",
+        keys={
+            "harden": Key(
+                "yes-no", True, "no waiting for name servers at login, and what passwords says"
+            ),
+            "passwords": Key(
+                "yes-no",
+                False,
+                "false: log in with keys only, as soon as the node has a key of root or of somebody"
+                " with sudo",
             ),
         },
     ),

@@ -97,8 +97,9 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
             problems += _check_part(key, pillar[key], group)
     for key, group in groups.items():
         problems += _check_required(key, pillar.get(key), group.keys)
-    for key in _schema.SCHEMA.keys() - groups:
-        problems += _check_table(key, pillar.get(key), _schema.SCHEMA[key])
+    for key in [key for key in _schema.SCHEMA if key not in groups]:
+        if key in pillar or _schema.SCHEMA[key].required:
+            problems += _check_table(key, pillar.get(key), _schema.SCHEMA[key])
     if any(problem.startswith("rack.network:") for problem in problems):
         # A wrong network would make every address wrong, too: one problem is said once
         pillar = {**pillar, "rack": {}}
@@ -126,6 +127,18 @@ def container_storage(pillar: Mapping[str, Any], minion_id: str) -> dict[str, An
         A minion; what ``nodes.<id>.container_storage`` says is laid over what is said for all.
     """
     found: dict[str, Any] = _rules.container_storage(pillar, minion_id)
+    return found
+
+
+def system(pillar: Mapping[str, Any], minion_id: str) -> dict[str, Any]:
+    """Return what the pillar says of a minion's system.
+
+    pillar
+        The whole pillar, defaults merged.
+    minion_id
+        A minion; what ``nodes.<id>.system`` says is laid over what is said for all.
+    """
+    found: dict[str, Any] = _rules.of_node(pillar, minion_id, "system")
     return found
 
 

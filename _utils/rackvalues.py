@@ -411,6 +411,23 @@ def _size(path: str, value: Any, _: Any) -> list[str]:
     return []
 
 
+def _config_txt(path: str, value: Any, _: Any) -> list[str]:
+    """Check lines of the Pi's config.txt: ``{gpu_mem: 16, dtparam: [spi=on, i2c=on]}``."""
+    problems = mapping(path, value)
+    for name, given in value.items() if not problems else ():
+        here = join(path, name)
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_:]*", name):
+            problems.append(f"{here}: {show(name)} is no name in config.txt; write it like gpu_mem")
+        for item in given if isinstance(given, list) else [given]:
+            plain = isinstance(item, str | int) and not isinstance(item, bool)
+            if not plain or not re.fullmatch(r"[A-Za-z0-9_.,:=/-]{1,90}", str(item)):
+                problems.append(
+                    f"{here}: {show(item)} is no value in config.txt; write a number or text without"
+                    " spaces, like 16, or a list of those"
+                )
+    return problems
+
+
 # ---- kinds of names, of which the user has many --------------------------------------------------
 
 
@@ -495,6 +512,13 @@ KINDS = {
     "size": Kind(_size, "a whole number of M, G or T, from 256M to 16T"),
     "log-size": _pattern(r"[1-9][0-9]{0,5}[kmg]", "size of a log file", "10m"),
     "volume-name": Kind(_volume_name, "a name of lower-case letters, digits, _ and -"),
+    # a node's system
+    "package": _pattern(r"[a-z0-9][a-z0-9+.-]+", "name of a Debian package", "htop"),
+    "host": _pattern(
+        r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "host name or address (lower case)", "192.168.1.1"
+    ),
+    "journal-size": _pattern(r"[1-9][0-9]{0,4}[MG]", "size of a journal", "64M"),
+    "config-txt": Kind(_config_txt, "a mapping of names to numbers, text or lists of those"),
     # people and places
     "user-name": _pattern(r"[a-z_][a-z0-9_-]{0,31}", "name of a user", "pi"),
     "ssh-key": _pattern(
@@ -503,6 +527,7 @@ KINDS = {
         "ssh-ed25519 AAAAC3… me@laptop",
     ),
     "timezone": _pattern(r"[A-Za-z]+([/_+-][A-Za-z0-9]+)*", "time zone", "Europe/Berlin"),
+    "shell": _pattern(r"(/[A-Za-z0-9][A-Za-z0-9._-]*)+", "path of a program", "/bin/bash"),
     "wifi-name": _pattern(r"[^\x00-\x1f;\x22\\]{1,32}", "name of a wifi", "berries"),
     "country": _pattern(r"[A-Z]{2}", "country of two capital letters", "DE"),
 }

@@ -18,6 +18,7 @@ rack:
 #                      Kubernetes node, exactly one node; worker: runs pods. [worker] if left out
 #   wifi               true: its card has the wifi of cards.wifi
 #   container_storage  what differs here from container_storage, for example {backend: disk}
+#   system             what differs here from system, for example {config_txt: {gpu_mem: 64}}
 # nodes:
 #   pi-01: {ip: 192.168.1.21}
 
@@ -88,6 +89,42 @@ docker:
   enabled: false  # whether nodes that run pods have it
   log_max_size: 10m  # a container's log file is rotated at this size (k, m or g)
   log_max_file: 3  # and so many of them are kept
+  # each week, remove what nobody has used for so many days: stopped containers, build cache, images
+  # without a name; never volumes. 0: never
+  prune_days: 0
+
+# What each node's system is like. See docs/node-preparation.md
+system:
+  packages: []  # further packages to install, for example [htop, vim]
+  # true: the distribution's security updates install themselves each day; never Kubernetes or a
+  # container engine, and nothing reboots. Needs a way to the internet
+  security_updates: false
+  timezone: null  # for example Europe/Berlin; null: as it is
+  ntp_servers: []  # whom to ask for the time: names or addresses; none: whom the distribution asks
+  # a node without a battery clock joins only when its time is synchronised. false: with whatever
+  # time it has, for a rack without any source of time
+  wait_for_clock: true
+  # where the system's log is kept. memory: gone after a boot, and nothing is written to the card;
+  # disk: kept; as-is: as the image has it
+  journal: as-is
+  journal_size: 64M  # how large the journal may become, with memory and disk
+  # the hardware resets a node whose system has hung for so long (a Pi's counts to 15); null: as the
+  # image has it
+  watchdog_seconds: null
+  # false: wifi never sleeps, so that the node answers at once; true: as the image has it
+  wifi_power_save: false
+  # lines of the Pi's config.txt, for example {gpu_mem: 16}; they count from the next boot
+  config_txt: {}
+
+# People on every node, for example anna: {ssh_keys: [ssh-ed25519 AAAA...], sudo: true}. Whoever is
+# not named here is left alone
+users: {}
+
+# The ssh server, where a node has one. Nothing here installs or starts it
+ssh:
+  harden: true  # no waiting for name servers at login, and what passwords says
+  # false: log in with keys only, as soon as the node has a key of root or of somebody with sudo
+  passwords: false
 
 # What `salt-run enrol.card` writes on a Pi's card. See docs/enrolment.md
 cards:

@@ -47,6 +47,7 @@ CLUSTER = {
     "version": "v1.34.2",
     "nodes": {"cp1": {"ip": "192.168.1.11", "pod_cidr": "10.244.0.0/24"}},
 }
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGqtest me@laptop"
 PILLARS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "with a cluster": {"cluster": CLUSTER},
@@ -81,6 +82,21 @@ PILLARS: dict[str, dict[str, Any]] = {
         "container_storage": {"backend": "nfs-image"},
     },
     "no share": {"nfs": {"enabled": False}},
+    "people and their habits": {
+        "users": {
+            "anna": {"ssh_keys": [KEY], "sudo": True, "groups": ["docker"], "shell": "/bin/sh"},
+            "ben": None,
+            "gone": {"absent": True},
+        },
+        "docker": {"enabled": True, "prune_days": 14},
+        "system": {
+            "packages": ["htop"], "security_updates": True, "timezone": "Europe/Berlin",
+            "ntp_servers": ["192.168.1.1"], "journal": "memory", "journal_size": "32M",
+            "watchdog_seconds": 15, "config_txt": {"gpu_mem": 16, "dtparam": ["spi=on", "i2c=on"]},
+        },
+        "nodes": {"cp1": {"system": {"journal": "disk", "packages": []}}},
+    },
+    "as the image has it": {"ssh": {"harden": False}, "system": {"wifi_power_save": True}},
 }  # fmt: skip
 
 
@@ -183,7 +199,8 @@ def test_every_component_stands_on_its_own(loaders: Any) -> None:
     modules = loaders(["worker"], {}).modules
     for sls in ("base", "containerd", "kubernetes", "kubeadm.initialized", "kubeadm.joined", "cni",
                 "mirror", "kubeconfig", "salt_master", "salt_minion", "nfs.server", "nfs.client",
-                "container_storage", "container_storage.mounted", "docker"):  # fmt: skip
+                "container_storage", "container_storage.mounted", "docker", "system", "users", "sshd", "clock",
+                "journal", "updates", "watchdog", "wifi", "firmware"):  # fmt: skip
         low = modules.state.show_low_sls(sls)
         assert low
         assert all(isinstance(chunk, dict) for chunk in low), low
@@ -466,7 +483,10 @@ def test_a_storage_node_that_runs_pods_binds_its_own_folder(loaders: Any) -> Non
 
 
 @pytest.mark.skipif(not Path("/usr/bin/dpkg-query").exists(), reason="needs Debian's dpkg")
-@pytest.mark.parametrize("name", ["air-gapped", "images on the share"])
+@pytest.mark.parametrize(
+    "name",
+    ["air-gapped", "images on the share", "people and their habits", "as the image has it"],
+)
 @pytest.mark.parametrize("roles", ROLES, ids="-".join)
 def test_a_test_run_on_a_blank_node_fails_nowhere(
     loaders: Any, roles: list[str], name: str
