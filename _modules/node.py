@@ -718,8 +718,8 @@ def set_boot_flags(flags: Sequence[str]) -> None:
 def reboot_required() -> list[str]:
     """Return why this node has to be rebooted before it can be a Kubernetes node; empty if not.
 
-    Nothing here reboots a node: the reason shows in the preflight, a person or the first-boot
-    script does it.
+    The reason shows in the preflight of a node that is to join, and the first-boot script or a person
+    reboots it; a member is rebooted by reconcile.
 
     CLI Example:
 
@@ -768,6 +768,7 @@ def reboot_wanted() -> list[str]:
     """Return why this node should be rebooted, also where it works without; empty if not.
 
     What :func:`reboot_required` says, what :func:`want_reboot` noted, and packages that ask for it.
+    Nothing for a container, whose kernel and firmware are the host's.
 
     CLI Example:
 
@@ -775,6 +776,8 @@ def reboot_wanted() -> list[str]:
 
         salt 'pi-01' node.reboot_wanted
     """
+    if container():
+        return []
     noted = [
         text
         for path in sorted(_at(_REBOOT_MARKS).glob("[a-z]*"))
@@ -784,6 +787,23 @@ def reboot_wanted() -> list[str]:
     if _at("run/reboot-required").exists():
         noted.append(f"packages ask for it: {', '.join(sorted(set(packages))) or 'not named'}")
     return [*reboot_required(), *noted]
+
+
+def reboot(seconds: int = 3) -> None:
+    """Reboot this node in a moment, so that the job which asks for it can report.
+
+    seconds
+        How long to wait.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' node.reboot
+    """
+    _must([
+        "systemd-run", "--quiet", "--collect", f"--on-active={seconds}s", "systemctl", "reboot",
+    ])  # fmt: skip
 
 
 # --- systemd ------------------------------------------------------------------------------------

@@ -621,10 +621,17 @@ SCHEMA: dict[str, Any] = {
             "drain_timeout": Key(
                 "number",
                 300,
-                "seconds that pods have to go from a node before its container data moves",
+                "seconds that pods have to go from a node before its container data moves, or it is"
+                " rebooted",
                 least=10,
                 most=86400,
                 unit="seconds",
+            ),
+            "reboot": Key(
+                "yes-no",
+                True,
+                "a member that wants a reboot (boot flags, config.txt, a new kernel) is drained and"
+                " rebooted, one at a time; false: that is left to you",
             ),
         },
     ),

@@ -149,4 +149,8 @@ reconcile:
   # wait after the 1st, 2nd ... failure of a node; then the last
   backoff_seconds: [15, 60, 300, 900]
   ready_timeout: 180  # seconds that a joined node has to become Ready
-  drain_timeout: 300  # seconds that pods have to go from a node before its container data moves
+  # seconds that pods have to go from a node before its container data moves, or it is rebooted
+  drain_timeout: 300
+  # a member that wants a reboot (boot flags, config.txt, a new kernel) is drained and rebooted, one
+  # at a time; false: that is left to you
+  reboot: true

@@ -455,7 +455,7 @@ def test_a_watchdog_is_not_a_containers(put: Any, on_machine: None) -> None:
     assert not node.watchdog()
 
 
-def test_wishes_for_a_reboot_are_told_with_their_reasons(put: Any) -> None:
+def test_wishes_for_a_reboot_are_told_with_their_reasons(put: Any, on_machine: None) -> None:
     put("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n")
     assert node.reboot_wanted() == []
     node.want_reboot("firmware", "config.txt was changed\nand more")
@@ -465,6 +465,9 @@ def test_wishes_for_a_reboot_are_told_with_their_reasons(put: Any) -> None:
     assert node.reboot_wanted() == [
         "config.txt was changed", "packages ask for it: libc6, linux-image-rpi"
     ]  # fmt: skip
+    node.__context__.clear()
+    put("run/.containerenv")
+    assert node.reboot_wanted() == []
 
 
 @pytest.mark.parametrize("what", ["", "../x", "A", "x y"])
