@@ -971,9 +971,10 @@ def fitness(role: str | None = None) -> dict[str, Any]:
     role = role or _kubernetes_role()
     problems = [*_check_hardware(role), *_check_kernel(), *_check_address(), *_check_reach(role)]
     problems += [f"reboot needed: {reason}" for reason in reboot_required()]
-    problems += [__salt__["clock.judge"]()["problem"]]
-    problems = [problem for problem in problems if problem]
-    return {"ok": not problems, "problems": problems, "warnings": _warnings(role)}
+    clock = __salt__["clock.judge"]()
+    problems += filter(None, [clock["problem"]])
+    warnings = [*_warnings(role), *filter(None, [clock["warning"]])]
+    return {"ok": not problems, "problems": problems, "warnings": warnings}
 
 
 def _kubernetes_role() -> str:
@@ -1095,9 +1096,6 @@ def _warnings(role: str) -> list[str]:
         )
     if container() and _active_swap():
         warnings.append("the host of this container uses swap, which only the host can turn off")
-    clock = __salt__["clock.judge"]()["warning"]
-    if clock:
-        warnings.append(clock)
     if not _at("usr/bin/kubelet").exists():
         warnings += _repository_warnings()
     return warnings
