@@ -13,7 +13,6 @@ import re
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -71,6 +70,9 @@ _MEMORY_MIB = {"control_plane": 1620, "worker": 700}
 _DISK_MIB = {"control_plane": 3000, "worker": 1500}
 
 _CONNECT_SECONDS = 3
+
+# Gone after a boot, which is what they ask for
+_REBOOT_MARKS = "run/saltberry-reboot"
 
 
 def _at(path: str) -> Path:
@@ -189,6 +191,43 @@ def rack_ip() -> str | None:
 def _rack_addresses() -> list[str]:
     network = IPv4Network(_pillar("rack:network"))
     return sorted(ip for ip in salt.utils.network.ip_addrs() if IPv4Address(ip) in network)
+
+
+def system() -> dict[str, Any]:
+    """Return the pillar's ``system`` as it is for this node (``nodes.<id>.system`` laid over it).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' node.system
+    """
+    return __utils__["rackspec.system"](__pillar__, __opts__["id"])
+
+
+def wifi() -> list[str]:
+    """Return the node's wifi interfaces.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' node.wifi
+    """
+    found = _at("sys/class/net").glob("*")
+    return sorted(path.name for path in found if (path / "phy80211").exists())
+
+
+def watchdog() -> bool:
+    """Say whether this node has a watchdog that is its own: none in a container.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' node.watchdog
+    """
+    return not container() and _at("dev/watchdog0").exists()
 
 
 # --- values for the states, computed from the pillar -------------------------------------------
@@ -325,6 +364,67 @@ def set_hostname(name: str) -> dict[str, str]:
     if hostname()["boot"] != name:
         __utils__["conffiles.write"](_at("etc/hostname"), f"{name}\n")
     return hostname()
+
+
+def name_keepers() -> dict[str, str]:
+    """Return ``{path: text}`` of the files that keep others from renaming this node.
+
+    cloud-init and NetworkManager, each only where it is: the first would set name and /etc/hosts
+    anew at every boot, the second would take the name that a DHCP server gives. dhclient, dhcpcd and
+    systemd-networkd leave a node alone that has a name.
+
+    Raises CommandExecutionError when cloud-init's own file cannot be understood.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' node.name_keepers
+    """
+    files = {}
+    if _at("etc/NetworkManager/conf.d").is_dir():
+        files["/etc/NetworkManager/conf.d/90-saltberry-name.conf"] = (
+            "# Written by Salt: the node's name is its minion id\n[main]\nhostname-mode=none\n"
+        )
+    try:
+        text = __utils__["conffiles.read"](_at("etc/cloud/cloud.cfg"))
+        kept = __utils__["conffiles.cloud_modules_kept"](text)
+    except ValueError as exc:
+        raise CommandExecutionError(f"/etc/cloud/cloud.cfg {exc}") from exc
+    if kept is not None:
+        files["/etc/cloud/cloud.cfg.d/99-saltberry.cfg"] = (
+            "# Written by Salt: name and /etc/hosts are its own to keep\n"
+            + yaml.safe_dump({"cloud_init_modules": kept}, sort_keys=False)
+        )
+    return files
+
+
+def name_keepers_missing() -> dict[str, str]:
+    """Return those of :func:`name_keepers` that are not as they should be.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' node.name_keepers_missing
+    """
+    read = __utils__["conffiles.read"]
+    return {path: text for path, text in name_keepers().items() if read(_at(path)) != text}
+
+
+def keep_name() -> list[str]:
+    """Write :func:`name_keepers_missing`; return their paths.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' node.keep_name
+    """
+    missing = name_keepers_missing()
+    for path, text in missing.items():
+        __utils__["conffiles.write"](_at(path), text)
+    return sorted(missing)
 
 
 # --- swap ---------------------------------------------------------------------------------------
@@ -618,8 +718,8 @@ def set_boot_flags(flags: Sequence[str]) -> None:
 def reboot_required() -> list[str]:
     """Return why this node has to be rebooted before it can be a Kubernetes node; empty if not.
 
-    Nothing here reboots a node: the reason shows in the preflight, a person or the first-boot
-    script does it.
+    The reason shows in the preflight of a node that is to join, and the first-boot script or a person
+    reboots it; a member is rebooted by reconcile.
 
     CLI Example:
 
@@ -643,6 +743,67 @@ def reboot_required() -> list[str]:
         f"the {' and '.join(lacking)} cgroup is off; {path} has {' '.join(waiting)}, "
         "which counts from the next boot"
     ]
+
+
+def want_reboot(what: str, why: str) -> None:
+    """Note that this node should be rebooted some time; gone after a boot, as it is below /run.
+
+    what
+        A word for it; the same word again replaces the reason.
+    why
+        The reason, in one line.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' node.want_reboot kernel 'try the new kernel'
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", what):
+        raise CommandExecutionError(f"{what!r} is no word for a reason; use lower-case letters")
+    __utils__["conffiles.write"](_at(f"{_REBOOT_MARKS}/{what}"), f"{why.splitlines()[0]}\n")
+
+
+def reboot_wanted() -> list[str]:
+    """Return why this node should be rebooted, also where it works without; empty if not.
+
+    What :func:`reboot_required` says, what :func:`want_reboot` noted, and packages that ask for it.
+    Nothing for a container, whose kernel and firmware are the host's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' node.reboot_wanted
+    """
+    if container():
+        return []
+    noted = [
+        text
+        for path in sorted(_at(_REBOOT_MARKS).glob("[a-z]*"))
+        if (text := __utils__["conffiles.read"](path).strip())
+    ]
+    packages = __utils__["conffiles.read"](_at("run/reboot-required.pkgs")).split()
+    if _at("run/reboot-required").exists():
+        noted.append(f"packages ask for it: {', '.join(sorted(set(packages))) or 'not named'}")
+    return [*reboot_required(), *noted]
+
+
+def reboot(seconds: int = 3) -> None:
+    """Reboot this node in a moment, so that the job which asks for it can report.
+
+    seconds
+        How long to wait.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' node.reboot
+    """
+    _must([
+        "systemd-run", "--quiet", "--collect", f"--on-active={seconds}s", "systemctl", "reboot",
+    ])  # fmt: skip
 
 
 # --- systemd ------------------------------------------------------------------------------------
@@ -810,7 +971,10 @@ def fitness(role: str | None = None) -> dict[str, Any]:
     role = role or _kubernetes_role()
     problems = [*_check_hardware(role), *_check_kernel(), *_check_address(), *_check_reach(role)]
     problems += [f"reboot needed: {reason}" for reason in reboot_required()]
-    return {"ok": not problems, "problems": problems, "warnings": _warnings(role)}
+    clock = __salt__["clock.judge"]()
+    problems += filter(None, [clock["problem"]])
+    warnings = [*_warnings(role), *filter(None, [clock["warning"]])]
+    return {"ok": not problems, "problems": problems, "warnings": warnings}
 
 
 def _kubernetes_role() -> str:
@@ -932,12 +1096,6 @@ def _warnings(role: str) -> list[str]:
         )
     if container() and _active_swap():
         warnings.append("the host of this container uses swap, which only the host can turn off")
-    timesync = _at("run/systemd/timesync")
-    if timesync.exists() and not (timesync / "synchronized").exists():
-        warnings.append(
-            f"the clock is not synchronised yet ({time.strftime('%Y-%m-%d %H:%M')}); if it is wrong "
-            "the cluster's certificates will not be accepted"
-        )
     if not _at("usr/bin/kubelet").exists():
         warnings += _repository_warnings()
     return warnings

@@ -181,10 +181,11 @@ def _moving(move: Mapping[str, Any]) -> str:
 
 
 def _not_moved(record: Mapping[str, Any], now: float) -> str:
-    """Say why the container data of a Ready node is not where it should be, "" if nothing is amiss."""
-    if record.get("work") != "move" or not record.get("reason"):
-        return ""
-    return f"container data not moved: {_failure(record, now)}"
+    """Say why a Ready node was not moved or rebooted as it wants, "" if nothing is amiss."""
+    undone = {"move": "container data not moved", "reboot": "not rebooted"}.get(
+        record.get("work", "")
+    )
+    return f"{undone}: {_failure(record, now)}" if undone and record.get("reason") else ""
 
 
 def _closed(fact: Mapping[str, Any]) -> str:

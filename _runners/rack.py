@@ -5,9 +5,9 @@
   it looks at the whole rack and not at the event that woke it, so that a lost, doubled or late event,
   a restarted master and a node that lost power all come down to "run it again".
 * :func:`wake` is all that the reactor calls: it asks for a reconcile and returns.
-* :func:`status`, :func:`validate` and :func:`retry` are for people.
-* :func:`sync`, :func:`preflight`, :func:`states`, :func:`join`, :func:`ready` and :func:`drain` are the
-  stages of ``salt/orch/join.sls`` and ``salt/orch/move.sls``.
+* :func:`status`, :func:`validate`, :func:`explain` and :func:`retry` are for people.
+* :func:`sync`, :func:`preflight`, :func:`states`, :func:`join`, :func:`ready`, :func:`drain` and
+  :func:`reboot` are the stages of ``salt/orch/join.sls``, ``move.sls`` and ``reboot.sls``.
 
 A minion's id is the minion's word, and Salt hardly checks it. An id that is no plain host name is
 never passed on; all others go to Salt as an exact list, never as a glob.
@@ -63,6 +63,7 @@ def _beside(name: str) -> ModuleType:
 _attempts = _beside("_attempts")
 _outcome = _beside("_outcome")
 _rackplan = _beside("_rackplan")
+_settings_help = _beside("_settings")
 _workers = _beside("_workers")
 
 # Seconds. A node that does not answer a look within ANSWER is asked once more whether it is still
@@ -80,6 +81,9 @@ SETTLE_LIMIT = 1800
 MOVE_LIMIT = 48 * 3600
 # Each try stops what runs on the node
 MOVE_PAUSE = [3600.0]
+# What is done to a Ready member while its pods are elsewhere: done, not done
+DRAINED_WORK = {"move": ("moved", "not moved"), "reboot": ("rebooted", "not rebooted")}
+REBOOT_LIMIT = 900
 # A burst of events (the whole rack switched on) is one look and not fifty.
 PAUSE_BETWEEN_LOOKS = 2.0
 
@@ -208,6 +212,7 @@ def _settings(rack: Any) -> dict[str, Any]:
         "backoff_seconds": [15, 60, 300, 900],
         "ready_timeout": 180,
         "drain_timeout": 300,
+        "reboot": True,
         **given,
     }
 
@@ -564,6 +569,7 @@ class _Reconcile:
         self.moves_unseen = bool(self.jobs) or not open_again
         if not self.moves_unseen:
             self._start_move(rack, ready)
+            self._start_reboot(rack, ready)
         self._start_settling(rack, roles, nodes)
 
     def _tidy(self, roles: Mapping[str, Any], nodes: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -592,8 +598,8 @@ class _Reconcile:
         for name, step in plan.items():
             ended = self.ended.get(name, "")
             if step.action == "ready":
-                moving = book.get(name, {}).get("work") == "move"
-                said = ended if moving or ended.startswith("ready") else ""
+                drained = book.get(name, {}).get("work") in DRAINED_WORK
+                said = ended if drained or ended.startswith("ready") else ""
                 self.results[name] = said or "ready"
             elif step.action == "later":
                 reason = book.get(name, {}).get("reason", "")
@@ -617,7 +623,8 @@ class _Reconcile:
             before = book.get(name, {})
             record = _attempts.restarted(before, boot, self.steps)
             if name in self.jobs:
-                if record != before:
+                # A node that is being rebooted is not, by somebody else
+                if record != before and before.get("work") != "reboot":
                     self.jobs.stop(name, "it was switched off and on again in the middle")
                 continue
             if _due(record) and self._has_room(rack):
@@ -653,6 +660,32 @@ class _Reconcile:
                 self._start(name, record, "move", rack, MOVE_LIMIT)
             elif name not in self.ended:
                 self.results[name] = "ready; waits for its turn to move its container data"
+
+    def _start_reboot(self, rack: Any, members: list[str]) -> None:
+        """Start rebooting one node that wants it, when nothing else runs; see :meth:`_start_move`.
+
+        A node that still wants for the same reasons after its reboot is not rebooted again: it would
+        be without end. Its reasons are forgotten once it has none.
+        """
+        if self.jobs or not _settings(rack)["reboot"]:
+            return
+        asked = _asked(members, "node.reboot_wanted")
+        wishes = {name: reasons for name, reasons, code in asked if not code}
+        done = _attempts.load(_state("reboots.json"))
+        tried = {name: done[name] for name in done if wishes.get(name, True)}
+        book = _book()
+        for name, boot in sorted(_answering([name for name in wishes if wishes[name]])):
+            record = {**book.get(name, {}), "boot": boot}
+            if tried.get(name, {}).get("reasons") == wishes[name]:
+                why = "; ".join(map(str, wishes[name]))
+                self.results[name] = f"ready; rebooted, and still wants it: {why}"
+            elif not self.jobs and _due(record):
+                tried[name] = {"reasons": wishes[name], "at": time.time()}
+                self._start(name, record, "reboot", rack, LIMIT)
+            elif name not in self.ended:
+                self.results[name] = "ready; waits for its turn to be rebooted"
+        if tried != done:
+            _attempts.write_json(_state("reboots.json"), tried)
 
     def _start(
         self, name: str, record: Mapping[str, Any], work: str, rack: Any, limit: float
@@ -692,20 +725,20 @@ class _Reconcile:
         before = _book().get(done.name, {})
         if outcome.ok:
             self._record(done.name, _attempts.succeeded(before, outcome.seconds))
-            what = "moved" if before.get("work") == "move" else "ready"
+            what = DRAINED_WORK.get(str(before.get("work")), ("ready", ""))[0]
             self._ended(done.name, f"{what} after {done.seconds:.0f} s")
             _fire(done.name, what, {"seconds": done.seconds, "stages": outcome.seconds})
             log.info("%s: %s after %.0f s", done.name, what, done.seconds)
             return
         failure = {"stage": outcome.stage, "reason": outcome.reason}
-        moving = before.get("work") == "move"
-        steps = MOVE_PAUSE if moving else self.steps
+        drained = before.get("work") in DRAINED_WORK
+        steps = MOVE_PAUSE if drained else self.steps
         self._record(
             done.name,
             _attempts.failed(before, time.time(), steps, seconds=outcome.seconds, **failure),
         )
         stage = f"{outcome.stage}: " if outcome.stage else ""
-        what = "not moved" if moving else "failed"
+        what = DRAINED_WORK.get(str(before.get("work")), ("", "failed"))[1]
         self._ended(done.name, f"{what}: {stage}{outcome.reason}")
         _fire(done.name, "failed", failure)
         log.warning("%s: %s%s", done.name, stage, outcome.reason)
@@ -1148,7 +1181,41 @@ def _forget(node: str) -> dict[str, Any]:
     return {"deleted": bool(deleted), "tickets": list(revoked["deleted"])}
 
 
-def drain(node: str) -> dict[str, Any]:
+def reboot(node: str) -> dict[str, Any]:
+    """Reboot one node and wait until it answers again: a stage of ``orch.reboot``.
+
+    node
+        Its id. Its pods must be elsewhere (:func:`drain`).
+
+    Returns ``{"ok": True, "reasons": [...]}``, the reasons empty for a node that did not want it any
+    more and was left alone, or ``{"ok": False, "reason": "one plain line"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.reboot pi-07
+    """
+    return _staged(lambda: {"reasons": _reboot(node)})
+
+
+def _reboot(node: str) -> list[str]:
+    reasons = list(_call(node, "node.reboot_wanted", {}, limit=2 * POLL))
+    before = dict(_answering([node])).get(node)
+    if not reasons:
+        return []
+    if not before:
+        raise _Failed(f"{node} does not say when it was started, so its reboot could not be seen")
+    _call(node, "node.reboot", {}, limit=2 * POLL)
+    end = time.monotonic() + REBOOT_LIMIT
+    while time.monotonic() < end:
+        if dict(_answering([node])).get(node) not in (None, "", before):
+            return reasons
+        time.sleep(PAUSE_BETWEEN_LOOKS)
+    raise _Failed(f"{node} did not come back within {REBOOT_LIMIT // 60} minutes of its reboot")
+
+
+def drain(node: str, why: str = "container data moves") -> dict[str, Any]:
     """Have one node's pods started elsewhere: the first stage of ``orch.move`` that others notice.
 
     The reconcile that sees the node Ready with nobody working on it lets pods onto it again, however
@@ -1156,6 +1223,8 @@ def drain(node: str) -> dict[str, Any]:
 
     node
         Its id.
+    why
+        What for; kept on the node while it takes no pods.
 
     Returns ``{"ok": True, "left": [...]}`` with the pods that stay (nothing would start them
     elsewhere), or ``{"ok": False, "reason": "one plain line"}``.
@@ -1166,13 +1235,13 @@ def drain(node: str) -> dict[str, Any]:
 
         salt-run rack.drain pi-07
     """
-    return _staged(lambda: _drain(node))
+    return _staged(lambda: _drain(node, why))
 
 
-def _drain(node: str) -> dict[str, Any]:
+def _drain(node: str, why: str) -> dict[str, Any]:
     rack = _rack()
     patience = int(_settings(rack)["drain_timeout"])
-    wanted = {"node": node, "why": "container data moves", "timeout": patience}
+    wanted = {"node": node, "why": why, "timeout": patience}
     said = _call(rack.control_planes[0], "kubeadm.drain", wanted, limit=patience + 4 * POLL)
     return {"left": said["left"]}
 
@@ -1265,6 +1334,40 @@ def validate() -> dict[str, Any]:
     except _Refused as exc:
         return {"ok": False, "problems": exc.problems, "retcode": 1}
     return {"ok": True, "problems": []}
+
+
+def explain(key: str = "") -> Any:
+    """Tell what a setting of the pillar means, what it may be, its default, and which files read it.
+
+    key
+        For instance ``docker.log_max_size``, or a group such as ``docker``; none: the groups. What is
+        below a name of your own goes with or without it: ``nodes.<id>.ip``, ``nodes.pi-01.ip``.
+
+    On the command line text; with ``--out=json`` (or any other ``--out``), and to other programs,
+    ``{"ok": True, "settings": [{"key", "meaning", "kind", "allowed", "default", "required", "used"},
+    ...]}``, the setting first and then what is directly in it. For a key that there is not,
+    ``{"ok": False, "reason": ..., "similar": [...], "retcode": 1}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.explain docker.log_max_size
+        salt-run rack.explain
+    """
+    settings = __utils__["rackspec.settings"]()
+    entry = _settings_help.find(settings, key)
+    if key and entry is None:
+        near = _settings_help.similar(settings, key)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        reason = f"there is no setting {key!a}; {meant}`salt-run rack.explain` lists them"
+        return {"ok": False, "reason": reason, "similar": near, "retcode": 1}
+    inside = _settings_help.below(settings, entry["key"] if entry else "")
+    if __opts__.get("fun") == "rack.explain" and not __opts__.get("output"):
+        if entry:
+            return _settings_help.text(settings, entry)
+        return "\n".join(_settings_help.listed(inside))
+    return {"ok": True, "settings": [*([entry] if entry else []), *inside]}
 
 
 def retry(node: str) -> dict[str, Any]:

@@ -69,6 +69,27 @@ def hostname(name: str) -> dict[str, Any]:
     )
 
 
+def name_kept(name: str) -> dict[str, Any]:
+    """Have nobody else name the node or write its /etc/hosts: neither cloud-init nor DHCP.
+
+    name
+        Anything; which files that takes is found out (``node.name_keepers``).
+    """
+    ret = _ret(name)
+    try:
+        missing = __salt__["node.name_keepers_missing"]()
+    except CommandExecutionError as exc:
+        ret.update(result=False, comment=str(exc))
+        return ret
+    if not missing:
+        ret["comment"] = "nobody else names this node"
+        return ret
+    changes = dict.fromkeys(sorted(missing), "written")
+    if __opts__["test"]:
+        return _would(ret, changes, f"would be written: {', '.join(changes)}")
+    return _do(ret, changes, f"written: {', '.join(changes)}", __salt__["node.keep_name"])
+
+
 def hosts(name: str, entries: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Have the rack's nodes in a hosts file, in a block of their own at its end.
 

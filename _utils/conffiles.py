@@ -20,6 +20,8 @@ __virtualname__ = "conffiles"
 
 HOSTS_BEGIN = "# BEGIN saltberry: the rack's nodes, from the pillar; edits here are lost"
 HOSTS_END = "# END saltberry"
+_BLOCK_BEGIN = "# BEGIN saltberry"
+CONFIG_TXT_BEGIN = f"{_BLOCK_BEGIN}: from the pillar's system.config_txt; edits here are lost"
 FSTAB_NOTE = "# saltberry, no swap on a Kubernetes node: "
 
 
@@ -190,7 +192,7 @@ def _outside_block(text: str) -> list[str]:
     """Return the lines that are not ours. The block is last, so one without an end ends there."""
     kept, ours = [], False
     for line in text.splitlines():
-        if line.startswith("# BEGIN saltberry"):
+        if line.startswith(_BLOCK_BEGIN):
             ours = True
         elif ours and line.startswith(HOSTS_END):
             ours = False
@@ -263,3 +265,61 @@ def fstab_without_swap(text: str) -> str:
     return "".join(
         f"{FSTAB_NOTE}{line}" if _is_swap(line) else line for line in text.splitlines(keepends=True)
     )
+
+
+# --- config.txt ---------------------------------------------------------------------------------
+
+
+def config_txt_with(text: str, values: Mapping[str, object]) -> str:
+    """Return a Pi's ``config.txt`` with a managed block at its end.
+
+    text
+        The file; all but the block stays as it is.
+    values
+        ``{name: value, or list of values for one line each}``; empty: no block.
+
+    The block starts with ``[all]``: the file may end in a section for another model.
+    """
+    block = []
+    for name, given in values.items():
+        block += [f"{name}={item}" for item in (given if isinstance(given, list) else [given])]
+    kept = "".join(f"{line}\n" for line in _outside_block(text))
+    if not block:
+        return kept if _BLOCK_BEGIN in text else text
+    lines = [CONFIG_TXT_BEGIN, "[all]", *block, HOSTS_END]
+    return kept + "".join(f"{line}\n" for line in lines)
+
+
+# --- cloud-init ---------------------------------------------------------------------------------
+
+# What would give the node another name, or write /etc/hosts anew, at every boot
+_CLOUD_NAMERS = ("set_hostname", "update_hostname", "update_etc_hosts")
+
+
+def cloud_modules_kept(text: str) -> list[object] | None:
+    """Return cloud-init's modules of the first stage without those that meddle with names.
+
+    text
+        ``/etc/cloud/cloud.cfg``.
+
+    The list is the system's own word: what the card's user-data says of ``manage_etc_hosts`` would
+    win over any other setting of ours. Returns None where none of them is there.
+
+    Raises ValueError for a file that is no YAML.
+    """
+    import yaml
+
+    try:
+        said = yaml.safe_load(text) or {}
+    except yaml.YAMLError as exc:
+        raise ValueError("is no YAML") from exc
+    modules = said.get("cloud_init_modules") if isinstance(said, dict) else None
+    if not isinstance(modules, list):
+        return None
+
+    def name(module: object) -> str:
+        first = module[0] if isinstance(module, list) and module else module
+        return str(first).replace("-", "_")
+
+    kept = [module for module in modules if name(module) not in _CLOUD_NAMERS]
+    return kept if len(kept) < len(modules) else None

@@ -2,3 +2,7 @@
 base-hostname:
   node.hostname:
     - name: {{ grains['id'] | json }}
+
+# cloud-init sets it anew at every boot, and /etc/hosts too; NetworkManager takes what DHCP says.
+base-name-kept:
+  node.name_kept: []

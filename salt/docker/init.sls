@@ -3,3 +3,4 @@ include:
   - docker.configured
   - docker.installed
   - docker.running
+  - docker.pruned

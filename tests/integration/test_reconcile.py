@@ -342,7 +342,11 @@ def test_routes_follow_a_node_that_is_gone(cluster: Standin, run: Callable[..., 
 
 def moves(standin: Standin) -> list[str]:
     """What was done about moving, in its order."""
-    return [line for line in standin.calls() if line.split()[0] in ("drain", "move", "uncordon")]
+    return [
+        line
+        for line in standin.calls()
+        if line.split()[0] in ("drain", "move", "reboot", "uncordon")
+    ]
 
 
 def test_nodes_that_want_to_move_are_drained_and_moved_one_at_a_time(
@@ -380,6 +384,40 @@ def test_a_move_that_fails_is_named_left_alone_for_a_while_and_the_node_takes_po
     cluster.hurry("pi-01")
     assert run("rack.reconcile")["nodes"]["pi-01"].startswith("moved after")
     assert row(run("rack.status"), "pi-01")["reason"] == ""
+
+
+def test_nodes_that_want_a_reboot_are_drained_and_rebooted_one_at_a_time(
+    cluster: Standin, run: Callable[..., Any], bus: Bus
+) -> None:
+    for name in ("pi-01", "pi-02"):
+        cluster.set(f"reboot-{name}", "config.txt was changed")
+    done = run("rack.reconcile")
+    assert done["nodes"]["pi-01"].startswith("rebooted after"), done
+    assert done["nodes"]["pi-02"].startswith("rebooted after"), done
+    assert moves(cluster) == [
+        "drain pi-01", "reboot pi-01", "uncordon pi-01",
+        "drain pi-02", "reboot pi-02", "uncordon pi-02",
+    ]  # fmt: skip
+    heard = {data["id"] for tag, data in bus.heard() if tag.endswith("/rebooted")}
+    assert heard == {"pi-01", "pi-02"}
+
+
+def test_a_reboot_that_does_not_help_is_not_repeated(
+    cluster: Standin, run: Callable[..., Any]
+) -> None:
+    cluster.set("reboot-pi-01", "a flag that never counts")
+    cluster.set("reboot-stays-pi-01")
+    run("rack.reconcile")
+    again = run("rack.reconcile")
+    assert len(cluster.calls("reboot")) == 1
+    assert again["nodes"]["pi-01"] == (
+        "ready; rebooted, and still wants it: a flag that never counts"
+    )
+    # another reason is another reboot
+    cluster.unset("reboot-stays-pi-01")
+    cluster.set("reboot-pi-01", "config.txt was changed")
+    run("rack.reconcile")
+    assert len(cluster.calls("reboot")) == 2
 
 
 def test_a_node_left_drained_by_a_killed_master_takes_pods_again(
@@ -676,6 +714,14 @@ def test_a_bad_pillar_stops_everything_before_it_begins(
 def test_a_good_pillar_passes(master: SaltMaster, standin: Standin) -> None:
     done = master.salt_run_cli(timeout=120).run("rack.validate")
     assert (done.returncode, done.data) == (0, {"ok": True, "problems": []})
+
+
+def test_a_setting_is_explained_by_the_real_master(master: SaltMaster, standin: Standin) -> None:
+    cli = master.salt_run_cli(timeout=120)
+    done = cli.run("rack.explain", "nodes.pi-01.roles")
+    assert (done.returncode, done.data["settings"][0]["key"]) == (0, "nodes.<id>.roles")
+    done = cli.run("rack.explain", "kubernetes.versoin")
+    assert (done.returncode, done.data["similar"]) == (1, ["kubernetes.version"])
 
 
 def test_nothing_runs_on_after_the_tests(master: SaltMaster, replaced: Standin) -> None:

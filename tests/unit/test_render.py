@@ -47,6 +47,7 @@ CLUSTER = {
     "version": "v1.34.2",
     "nodes": {"cp1": {"ip": "192.168.1.11", "pod_cidr": "10.244.0.0/24"}},
 }
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGqtest me@laptop"
 PILLARS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "with a cluster": {"cluster": CLUSTER},
@@ -81,6 +82,21 @@ PILLARS: dict[str, dict[str, Any]] = {
         "container_storage": {"backend": "nfs-image"},
     },
     "no share": {"nfs": {"enabled": False}},
+    "people and their habits": {
+        "users": {
+            "anna": {"ssh_keys": [KEY], "sudo": True, "groups": ["docker"], "shell": "/bin/sh"},
+            "ben": None,
+            "gone": {"absent": True},
+        },
+        "docker": {"enabled": True, "prune_days": 14},
+        "system": {
+            "packages": ["htop"], "security_updates": True, "timezone": "Europe/Berlin",
+            "ntp_servers": ["192.168.1.1"], "journal": "memory", "journal_size": "32M",
+            "watchdog_seconds": 15, "config_txt": {"gpu_mem": 16, "dtparam": ["spi=on", "i2c=on"]},
+        },
+        "nodes": {"cp1": {"system": {"journal": "disk", "packages": []}}},
+    },
+    "as the image has it": {"ssh": {"harden": False}, "system": {"wifi_power_save": True}},
 }  # fmt: skip
 
 
@@ -183,7 +199,8 @@ def test_every_component_stands_on_its_own(loaders: Any) -> None:
     modules = loaders(["worker"], {}).modules
     for sls in ("base", "containerd", "kubernetes", "kubeadm.initialized", "kubeadm.joined", "cni",
                 "mirror", "kubeconfig", "salt_master", "salt_minion", "nfs.server", "nfs.client",
-                "container_storage", "container_storage.mounted", "docker"):  # fmt: skip
+                "container_storage", "container_storage.mounted", "docker", "system", "users", "sshd", "clock",
+                "journal", "updates", "watchdog", "wifi", "firmware"):  # fmt: skip
         low = modules.state.show_low_sls(sls)
         assert low
         assert all(isinstance(chunk, dict) for chunk in low), low
@@ -454,6 +471,91 @@ def test_docker_is_only_where_it_is_wanted(highstate: Any) -> None:
     assert not [each for each in order(highstate(["worker"])) if each.startswith("docker")]
 
 
+def test_people_are_made_with_their_keys_and_rights(highstate: Any, tmp_path: Path) -> None:
+    low = highstate(["worker"], "people and their habits")
+    keys = values(low, "users-anna-keys")
+    assert (keys["name"], keys["contents"], keys["mode"]) == (
+        "/home/anna/.ssh/authorized_keys", [KEY], "0600"
+    )  # fmt: skip
+    assert values(low, "users-anna")["optional_groups"] == ["docker"]
+    assert (values(low, "users-ben")["fun"], values(low, "users-gone")["fun"]) == (
+        "present",
+        "absent",
+    )
+    assert not {"users-ben-keys", "users-gone-keys"} & set(order(low))
+    sudo = values(low, "users-sudo")
+    assert "\nanna ALL=(ALL:ALL) NOPASSWD: ALL" in sudo["contents"]
+    assert "ben" not in sudo["contents"]
+    assert order(low).index("docker-packages") < order(low).index("users-anna")
+    assert order(low).index("users-anna-keys") < order(low).index("sshd-hardened")
+    if shutil.which("visudo"):
+        (tmp_path / "sudoers").write_text(sudo["contents"] + "\n")
+        subprocess.run(["visudo", "-cf", str(tmp_path / "sudoers")], check=True)
+
+
+def test_nobody_is_touched_who_is_not_named(highstate: Any) -> None:
+    low = highstate(["worker"])
+    assert not [chunk for chunk in low if chunk["state"] in ("user", "group", "ssh_auth")]
+    assert values(low, "users-sudo")["fun"] == "absent"
+
+
+def test_the_journal_and_the_clock_are_as_the_pillar_says(highstate: Any) -> None:
+    low = highstate(["worker"], "people and their habits")
+    journal = values(low, "journal-config")["contents"].split()
+    assert {"Storage=volatile", "RuntimeMaxUse=32M"} <= set(journal)
+    assert values(low, "clock-followed")["servers"] == ["192.168.1.1"]
+    assert values(low, "clock-timezone")["name"] == "Europe/Berlin"
+    assert values(low, "firmware-config")["values"]["gpu_mem"] == 16
+    assert values(low, "system-packages")["packages"] == ["htop"]
+    # what one node has of its own is laid over it
+    low = highstate(["control_plane"], "people and their habits")
+    assert "Storage=persistent" in values(low, "journal-config")["contents"]
+    assert "system-packages" not in order(low)
+
+
+@pytest.mark.parametrize("roles", ROLES, ids="-".join)
+def test_as_the_image_has_it_nothing_of_ours_is_left(highstate: Any, roles: list[str]) -> None:
+    low = highstate(roles, "as the image has it")
+    for state_id in (
+        "updates-config-absent",
+        "journal-config-absent",
+        "watchdog-config",
+        "wifi-awake",
+    ):
+        for chunk in [chunk for chunk in low if chunk["__id__"] == state_id]:
+            assert (chunk["state"], chunk["fun"]) == ("file", "absent")
+    assert values(low, "sshd-as-is")["fun"] == "as_is"
+
+
+@pytest.mark.skipif(not shutil.which("apt-config"), reason="needs apt's own parser")
+def test_apt_understands_what_security_updates_are() -> None:
+    path = SALT / "updates/files/saltberry-updates"
+    argv = ["apt-config", "-c", str(path), "dump"]
+    told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    origins = [line for line in told.splitlines() if "Origins-Pattern::" in line]
+    assert len(origins) == 3
+    assert all("ecurity" in line for line in origins)
+    assert 'Unattended-Upgrade::Automatic-Reboot "false";' in told
+    for name in ("kube", "containerd", "docker", "runc"):
+        assert f'Unattended-Upgrade::Package-Blacklist:: "{name}";' in told
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd's own checker")
+def test_systemd_finds_no_fault_in_the_pruning(highstate: Any, tmp_path: Path) -> None:
+    low = highstate(["worker"], "people and their habits")
+    for state_id in ("docker-prune-service", "docker-prune-timer"):
+        chunk = values(low, state_id)
+        name = Path(chunk["name"]).name
+        # the checker wants the program to be there
+        (tmp_path / name).write_text(
+            chunk["contents"].replace("/usr/bin/docker", "/bin/true") + "\n"
+        )
+    assert "until=336h" in values(low, "docker-prune-service")["contents"]
+    argv = ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())]
+    told = subprocess.run(argv, capture_output=True, text=True, check=False).stderr
+    assert [line for line in told.splitlines() if str(tmp_path) in line] == []
+
+
 def test_a_storage_node_that_runs_pods_binds_its_own_folder(loaders: Any) -> None:
     pillar = merged(
         PILLARS["images on the share"], {"nodes": {"nfs1": {"roles": ["storage", "worker"]}}}
@@ -466,7 +568,10 @@ def test_a_storage_node_that_runs_pods_binds_its_own_folder(loaders: Any) -> Non
 
 
 @pytest.mark.skipif(not Path("/usr/bin/dpkg-query").exists(), reason="needs Debian's dpkg")
-@pytest.mark.parametrize("name", ["air-gapped", "images on the share"])
+@pytest.mark.parametrize(
+    "name",
+    ["air-gapped", "images on the share", "people and their habits", "as the image has it"],
+)
 @pytest.mark.parametrize("roles", ROLES, ids="-".join)
 def test_a_test_run_on_a_blank_node_fails_nowhere(
     loaders: Any, roles: list[str], name: str

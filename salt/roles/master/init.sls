@@ -2,6 +2,7 @@
 include:
   - base.hostname
   - base.hosts
+  - system
   - salt_master
   - reconcile
   - kubeconfig

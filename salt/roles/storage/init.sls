@@ -3,6 +3,7 @@
 include:
   - base.hostname
   - base.hosts
+  - system
   - nfs.server
   - mirror
   - salt_minion

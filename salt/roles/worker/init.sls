@@ -15,6 +15,8 @@ include:
   {%- if pillar['docker']['enabled'] %}
   - docker
   {%- endif %}
+  # After docker: people may be in its group.
+  - system
   - kubernetes
   - kubeadm.joined
   - cni

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from salt.exceptions import CommandExecutionError
 from saltberry_ext.modules import node
-from saltberry_ext.utils import conffiles
+from saltberry_ext.utils import conffiles, rackspec
 
 CGROUPS = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t0\t1\t{}\nmemory\t0\t1\t{}\n"
 CMDLINE = "console=tty1 root=PARTUUID=4e639091-02 rootwait\n"
@@ -53,9 +54,12 @@ def run_all(argv: list[str], **_: Any) -> dict[str, Any]:
 def configure_loader_modules() -> dict[Any, dict[str, Any]]:
     utils = {
         f"conffiles.{name}": getattr(conffiles, name) for name in dir(conffiles) if name[0] != "_"
-    }
+    } | {"rackspec.system": rackspec.system}
     dunders = {
-        "__salt__": {"cmd.run_all": run_all},
+        "__salt__": {
+            "cmd.run_all": run_all,
+            "clock.judge": lambda: {"problem": "", "warning": ""},
+        },
         "__utils__": utils,
         "__context__": {},
         "__pillar__": PILLAR,
@@ -381,6 +385,98 @@ def test_the_shipped_configurations_can_be_filled_in_again(put: Any) -> None:
         assert node.salt_config(path, shipped) == installed
 
 
+# --- its name ---
+
+CLOUD = """cloud_init_modules:
+  - seed_random
+  - [bootcmd, always]
+  - set_hostname
+  - [update-hostname, always]
+  - update_etc_hosts
+  - users_groups
+"""
+
+
+def test_cloud_init_names_the_node_no_more_and_does_the_rest(put: Any, root: Path) -> None:
+    put("etc/cloud/cloud.cfg", CLOUD)
+    assert node.keep_name() == ["/etc/cloud/cloud.cfg.d/99-saltberry.cfg"]
+    written = (root / "etc/cloud/cloud.cfg.d/99-saltberry.cfg").read_text()
+    assert yaml.safe_load(written) == {
+        "cloud_init_modules": ["seed_random", ["bootcmd", "always"], "users_groups"]
+    }
+    assert node.keep_name() == []
+
+
+def test_the_name_of_a_dhcp_server_is_not_taken(put: Any, root: Path) -> None:
+    put("etc/NetworkManager/conf.d/10-other.conf", "[main]\n")
+    (path,) = node.keep_name()
+    assert "hostname-mode=none" in (root / path.lstrip("/")).read_text()
+
+
+@pytest.mark.parametrize("text", ["", "users: []\n", "cloud_init_modules: [bootcmd]\n"])
+def test_nothing_is_written_for_what_is_not_there(put: Any, text: str) -> None:
+    assert node.keep_name() == []
+    put("etc/cloud/cloud.cfg", text)
+    assert node.keep_name() == []
+
+
+def test_a_cloud_init_that_cannot_be_read_is_said(put: Any) -> None:
+    put("etc/cloud/cloud.cfg", "a: [")
+    with pytest.raises(CommandExecutionError, match=r"cloud\.cfg is no YAML"):
+        node.keep_name()
+
+
+# --- its system ---
+
+
+def test_what_the_pillar_says_of_one_node_is_laid_over_what_it_says_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PILLAR, "system", {"journal": "memory", "journal_size": "64M"})
+    assert node.system() == {"journal": "memory", "journal_size": "64M"}
+    own = {**PILLAR["nodes"], "pi-01": {"system": {"journal": "disk"}}}
+    monkeypatch.setitem(PILLAR, "nodes", own)
+    assert node.system() == {"journal": "disk", "journal_size": "64M"}
+
+
+def test_wifi_is_known_by_its_radio(put: Any) -> None:
+    put("sys/class/net/eth0/mtu", "1500")
+    assert node.wifi() == []
+    put("sys/class/net/wlan0/phy80211/name", "phy0")
+    assert node.wifi() == ["wlan0"]
+
+
+def test_a_watchdog_is_not_a_containers(put: Any, on_machine: None) -> None:
+    assert not node.watchdog()
+    put("dev/watchdog0")
+    assert node.watchdog()
+    node.__context__.clear()
+    put("run/.containerenv")
+    assert not node.watchdog()
+
+
+def test_wishes_for_a_reboot_are_told_with_their_reasons(put: Any, on_machine: None) -> None:
+    put("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n")
+    assert node.reboot_wanted() == []
+    node.want_reboot("firmware", "config.txt was changed\nand more")
+    node.want_reboot("firmware", "config.txt was changed")
+    put("run/reboot-required")
+    put("run/reboot-required.pkgs", "linux-image-rpi\nlibc6\nlibc6\n")
+    assert node.reboot_wanted() == [
+        "config.txt was changed", "packages ask for it: libc6, linux-image-rpi"
+    ]  # fmt: skip
+    node.__context__.clear()
+    put("run/.containerenv")
+    assert node.reboot_wanted() == []
+
+
+@pytest.mark.parametrize("what", ["", "../x", "A", "x y"])
+def test_a_wish_for_a_reboot_has_a_plain_name(root: Path, what: str) -> None:
+    with pytest.raises(CommandExecutionError, match="is no word"):
+        node.want_reboot(what, "because")
+    assert not (root / "run").exists()
+
+
 # --- preflight ---
 
 
@@ -426,6 +522,17 @@ def test_all_problems_are_told_at_once(
         assert any(word in problem for problem in found["problems"]), word
     # the same board will do as a worker
     assert not any("of memory" in problem for problem in node.fitness("worker")["problems"])
+
+
+@pytest.mark.parametrize("what", ["problem", "warning"])
+def test_what_the_clock_says_is_passed_on(
+    good_node: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"problem": "", "warning": "", what: "the clock is wrong"}
+    monkeypatch.setitem(node.__salt__, "clock.judge", lambda: said)
+    found = node.fitness("worker")
+    assert found[f"{what}s"] == ["the clock is wrong"]
+    assert found["ok"] is (what == "warning")
 
 
 def test_missing_boot_flags_warn_and_a_waiting_reboot_is_a_problem(

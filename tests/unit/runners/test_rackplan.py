@@ -165,6 +165,8 @@ def test_a_failed_move_is_said_of_a_node_that_is_ready() -> None:
     row = rows(book={"pi-01": record}, now=0)["pi-01"]
     assert row["reason"].startswith("container data not moved: move: the disk is full (again in ")
     assert rows(book={"pi-01": {**record, "work": "join"}})["pi-01"]["reason"] == ""
+    rebooted = rows(book={"pi-01": {**record, "work": "reboot"}}, now=0)["pi-01"]
+    assert rebooted["reason"].startswith("not rebooted: move: the disk is full (again in ")
 
 
 def test_a_ready_node_that_takes_no_pods_says_who_closed_it() -> None:

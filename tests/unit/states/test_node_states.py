@@ -119,6 +119,15 @@ def test_hostname(root: Path, apply: Apply, monkeypatch: pytest.MonkeyPatch) -> 
     assert (live, (root / "etc/hostname").read_text()) == (["pi-01"], "pi-01\n")
 
 
+def test_name_kept(root: Path, apply: Apply) -> None:
+    conffiles.write(root / "etc/cloud/cloud.cfg", "cloud_init_modules: [bootcmd, set_hostname]\n")
+    ret = apply(state.name_kept, "name")
+    assert list(ret["changes"]) == ["/etc/cloud/cloud.cfg.d/99-saltberry.cfg"]
+    (root / "etc/cloud/cloud.cfg").write_text("a: [")
+    broken = state.name_kept("name")
+    assert (broken["result"], "cloud.cfg" in broken["comment"]) == (False, True)
+
+
 def test_swap_of_every_kind(root: Path, apply: Apply, system: System) -> None:
     swaps = root / "proc/swaps"
     conffiles.write(swaps, "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 100\n")

@@ -1,0 +1,346 @@
+"""What the settings of a rack must be together: the checks that look at more than one value.
+
+Each takes the whole pillar, of which any part may be missing or nonsense (``_utils/rackvalues.py`` has
+said so already), and returns its problems as sentences: key, value, what is wrong, what to do. A new
+rule is a function here and a name in :func:`check`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def _beside(name: str) -> ModuleType:
+    """Load a module of this folder, as rackspec.py does."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"saltberry_{name}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be loaded; is the checkout complete?")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_values = _beside("rackvalues")
+
+# The controller manager hands each node a network of this size (its default for IPv4)
+POD_PREFIX_PER_NODE = 24
+
+# What has its own home: the engines' default roots, kubelet's, and what Saltberry itself keeps
+_OTHERS_FOLDERS = ("/var/lib/docker", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd",
+                   "/var/lib/saltberry", "/srv/saltberry", "/opt/saltberry")  # fmt: skip
+
+
+def check(pillar: Mapping[str, Any]) -> list[str]:
+    """Return the problems of what belongs together.
+
+    pillar
+        The whole pillar, defaults merged.
+    """
+    rules = (
+        _check_nodes,
+        _check_overlaps,
+        _check_pod_room,
+        _check_mirror,
+        _check_share,
+        _check_backends,
+        _check_places,
+        _check_users,
+    )
+    return [problem for rule in rules for problem in rule(pillar)]
+
+
+def get(pillar: Mapping[str, Any], *keys: str) -> Any:
+    """Return a nested value, or None when the way to it is missing or of another type."""
+    value: Any = pillar
+    for key in keys:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def of_node(pillar: Mapping[str, Any], minion_id: str, group: str) -> dict[str, Any]:
+    """Return a group of settings as a minion has them.
+
+    pillar
+        The whole pillar, defaults merged.
+    minion_id
+        A minion; what ``nodes.<id>.<group>`` says is laid over what is said for all.
+    group
+        ``container_storage`` or ``system``.
+    """
+    own, common = get(pillar, "nodes", minion_id, group), get(pillar, group)
+    return {
+        **(common if isinstance(common, Mapping) else {}),
+        **(own if isinstance(own, Mapping) else {}),
+    }
+
+
+def container_storage(pillar: Mapping[str, Any], minion_id: str) -> dict[str, Any]:
+    """Return what the pillar says of a minion's container storage, as :func:`of_node`."""
+    return of_node(pillar, minion_id, "container_storage")
+
+
+def _check_nodes(pillar: Mapping[str, Any]) -> list[str]:
+    """Check the nodes' addresses, and that the rack has the roles it cannot do without."""
+    nodes = pillar.get("nodes")
+    if not isinstance(nodes, Mapping) or not nodes:
+        return []
+    return _check_addresses(nodes, _parse(pillar, "rack", "network")) + _check_roles(nodes)
+
+
+def _check_addresses(nodes: Mapping[Any, Any], network: ipaddress.IPv4Network | None) -> list[str]:
+    """Check the nodes' addresses against the rack's network and each other."""
+    problems = []
+    owners: dict[str, Any] = {}
+    for node_id, body in nodes.items():
+        ip = get(body, "ip") if isinstance(body, Mapping) else None
+        path = f"{_values.join('nodes', node_id)}.ip"
+        if ip is None or _values.address(path, ip):
+            continue
+        if ip in owners:
+            problems.append(
+                f"{path}: {ip!r} is also the ip of {owners[ip]}; give each node its own"
+            )
+        owners.setdefault(ip, node_id)
+        if network is None:
+            continue
+        address = ipaddress.IPv4Address(ip)
+        if address not in network:
+            problems.append(
+                f"{path}: {ip!r} is not in rack.network {network}; correct one of the two"
+            )
+        elif address == network.network_address:
+            problems.append(f"{path}: {ip!r} is the address of {network} itself; use another")
+        elif address == network.broadcast_address:
+            problems.append(f"{path}: {ip!r} is the broadcast address of {network}; use another")
+    return problems
+
+
+def _check_roles(nodes: Mapping[Any, Any]) -> list[str]:
+    """Check that the roles which the others have to find exist once, with an address."""
+    problems = []
+    for role, what, required in (
+        ("master", "the salt-master", True),
+        ("control_plane", "the control plane", True),
+        ("storage", "the storage node", False),
+    ):
+        holders = [node_id for node_id, body in nodes.items() if role in _roles_of(body)]
+        if required and not holders:
+            problems.append(f"nodes: no node is {what}; give one of them roles: [{role}]")
+        if len(holders) > 1:
+            problems.append(
+                f"nodes: {', '.join(map(str, holders))} all have the role {role!r}; more than one"
+                " is not supported yet, keep it at one of them"
+            )
+        problems += [
+            f"nodes.{node_id}.ip is missing; it is {what}, so the others need its fixed address"
+            for node_id in holders
+            if get(nodes[node_id], "ip") is None
+        ]
+    # a node with several of these roles would be named once for each
+    return list(dict.fromkeys(problems))
+
+
+def _parse(pillar: Mapping[str, Any], *keys: str) -> ipaddress.IPv4Network | None:
+    """Return a network of the pillar, or None when it is missing or was found bad."""
+    try:
+        return ipaddress.IPv4Network(str(get(pillar, *keys)))
+    except ValueError:
+        return None
+
+
+def _check_overlaps(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse networks that share addresses: packets for one would go to the other."""
+    keys = (("rack", "network"), ("kubernetes", "pod_network"), ("kubernetes", "service_network"))
+    networks = [(".".join(key), _parse(pillar, *key)) for key in keys]
+    return [
+        f"{name}: '{network}' overlaps {other_name} '{other}'; choose networks that share no address"
+        for (other_name, other), (name, network) in itertools.combinations(networks, 2)
+        if network is not None and other is not None and network.overlaps(other)
+    ]
+
+
+def _check_pod_room(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse a pod network with fewer node networks than the rack has Kubernetes nodes."""
+    network = _parse(pillar, "kubernetes", "pod_network")
+    nodes = pillar.get("nodes")
+    if network is None or network.prefixlen > POD_PREFIX_PER_NODE or not isinstance(nodes, Mapping):
+        return []
+    members = [
+        n
+        for n, body in nodes.items()
+        if {"control_plane", "worker"} & set(map(str, _roles_of(body)))
+    ]
+    room = 2 ** (POD_PREFIX_PER_NODE - network.prefixlen)
+    if len(members) <= room:
+        return []
+    bits = (len(members) - 1).bit_length()
+    return [
+        f"kubernetes.pod_network: '{network}' is too small: {len(members)} nodes need a"
+        f" /{POD_PREFIX_PER_NODE} each and it holds {room}; use a"
+        f" /{POD_PREFIX_PER_NODE - bits} or larger"
+    ]
+
+
+def _roles_of(body: Any) -> list[Any]:
+    """Return the roles of a node, of which _roles() may have found that they are nonsense."""
+    roles = get(body, "roles") or [_values.DEFAULT_ROLE]
+    return roles if isinstance(roles, list) else []
+
+
+def _check_mirror(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse a mirror that no node would hold."""
+    nodes = pillar.get("nodes")
+    if get(pillar, "mirror", "enabled") is not True or not isinstance(nodes, Mapping):
+        return []
+    if not nodes or any("storage" in _roles_of(body) for body in nodes.values()):
+        return []
+    return [
+        "mirror.enabled: true needs a node to hold the mirror; give one roles: [storage], or set"
+        " mirror.enabled to false"
+    ]
+
+
+def _check_share(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse to format a disk that could not be found again."""
+    device, disk = get(pillar, "nfs", "format"), get(pillar, "nfs", "disk")
+    if device is None or disk is not None:
+        return []
+    return [
+        f"nfs.format: {_values.show(device)} needs nfs.disk, the name that the new file system gets; set"
+        " nfs.disk, for example to LABEL=share"
+    ]
+
+
+def _storages(pillar: Mapping[str, Any]) -> list[tuple[str, str | None, dict[str, Any]]]:
+    """Return what is said of container storage, as ``(key path, minion id, values)``.
+
+    First what is said for all nodes, then for each node that says something of its own.
+    """
+    nodes = pillar.get("nodes")
+    found: list[tuple[str, str | None, dict[str, Any]]] = [
+        ("container_storage", None, container_storage(pillar, ""))
+    ]
+    for node_id in nodes if isinstance(nodes, Mapping) else ():
+        if isinstance(get(pillar, "nodes", node_id, "container_storage"), Mapping):
+            path = f"{_values.join('nodes', node_id)}.container_storage"
+            found.append((path, node_id, container_storage(pillar, node_id)))
+    return found
+
+
+def _check_backends(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse a backend that lacks what it stands on."""
+    problems = []
+    for path, _, values in _storages(pillar):
+        if values.get("backend") == "disk" and values.get("disk") is None:
+            problems.append(
+                f"{path}.backend: 'disk' needs {path}.disk, the file system to use; set it to"
+                " UUID=… (see `lsblk -f`) or LABEL=…"
+            )
+    images = [
+        (path, node_id)
+        for path, node_id, values in _storages(pillar)
+        if values.get("backend") == "nfs-image"
+    ]
+    if images:
+        problems += _check_image_server(pillar, images[0][0])
+    return problems + _check_image_addresses(pillar)
+
+
+def _check_image_server(pillar: Mapping[str, Any], path: str) -> list[str]:
+    nodes = pillar.get("nodes")
+    bodies = list(nodes.values()) if isinstance(nodes, Mapping) else []
+    if get(pillar, "nfs", "enabled") is False:
+        return [
+            f"{path}.backend: 'nfs-image' needs the share; set nfs.enabled to true, or choose local"
+            " or disk"
+        ]
+    if bodies and not any("storage" in _roles_of(body) for body in bodies):
+        return [
+            f"{path}.backend: 'nfs-image' needs a node with the share; give one roles: [storage],"
+            " or choose local or disk"
+        ]
+    return []
+
+
+def _check_image_addresses(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse named nodes whose image the storage node could not export: it goes by the address."""
+    nodes = pillar.get("nodes")
+    if not isinstance(nodes, Mapping):
+        return []
+    engines = {"control_plane", "worker"}
+    return [
+        f"{_values.join('nodes', node_id)}.ip is missing; its backend is nfs-image, and the share lets a"
+        " node in by its address"
+        for node_id, body in nodes.items()
+        if engines & set(map(str, _roles_of(body)))
+        and container_storage(pillar, node_id).get("backend") == "nfs-image"
+        and get(body, "ip") is None
+        # _check_roles() asks for that one's already
+        and "control_plane" not in _roles_of(body)
+        and "storage" not in _roles_of(body)
+    ]
+
+
+def _check_places(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse mounts that lie in each other or in what has its own home."""
+    problems = []
+    share = [(f"nfs.{key}", _place(get(pillar, "nfs", key))) for key in ("path", "mount")]
+    storages = [(f"{p}.mount", _place(v.get("mount"))) for p, _, v in _storages(pillar)]
+    # A node that says nothing of its mount has the common one, which was judged already
+    known = {path: place for path, place in storages if place is not None}
+    common = known.get("container_storage.mount")
+    own = {p: m for p, m in known.items() if p == "container_storage.mount" or m != common}
+    for path, place in [*share, *own.items()]:
+        taken = place and next((f for f in _OTHERS_FOLDERS if _values.nested(place, f)), None)
+        if taken:
+            problems.append(
+                f"{path}: {_values.show(place)} and {taken} lie in each other; use a folder of its own,"
+                " for example one below /srv"
+            )
+    if share[0][1] and share[1][1] and _values.nested(share[0][1], share[1][1]):
+        problems.append(
+            f"nfs.mount: {_values.show(share[1][1])} and nfs.path {_values.show(share[0][1])} lie in each other;"
+            " use two folders"
+        )
+    for path, place in own.items():
+        for name, other in share:
+            if other and _values.nested(place, other):
+                problems.append(
+                    f"{path}: {_values.show(place)} and {name} {_values.show(other)} lie in each other, and"
+                    " containers cannot live on NFS itself (overlayfs needs what NFS lacks); use"
+                    " another folder, and backend: nfs-image to have the data on the share"
+                )
+    return problems
+
+
+def _check_users(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse what would lock people out, or says two things at once."""
+    users = pillar.get("users")
+    problems = []
+    for name, body in users.items() if isinstance(users, Mapping) else ():
+        path, gone = _values.join("users", name), get(body, "absent") is True
+        if gone and name in ("root", get(pillar, "cards", "user")):
+            problems.append(
+                f"{path}.absent: {name!r} is needed to repair a node; leave it, or name another in"
+                " cards.user"
+            )
+        if gone and (get(body, "ssh_keys") or get(body, "sudo")):
+            problems.append(
+                f"{path}.absent: true says that there is no such user, but it has keys or sudo; keep"
+                " one of the two"
+            )
+    return problems
+
+
+def _place(value: Any) -> str | None:
+    """Return a folder that was found good, else None."""
+    return value if isinstance(value, str) and not _values.folder("", value) else None

@@ -1,0 +1,3 @@
+# As the distribution has it.
+sshd-as-is:
+  sshd.as_is: []
