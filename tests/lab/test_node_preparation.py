@@ -1,0 +1,99 @@
+"""People, ssh, journal and their drift on a node of a real rack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from lab.podman import Node
+from lab.rack import REPO
+from tests.lab.conftest import Lab
+
+PILLAR = f"{REPO}/pillar/rack.sls"
+NODE = "pi-01"
+SLS = "system"
+SSHD = "/etc/ssh/sshd_config.d/10-saltberry.conf"
+AS_ANNA = "ssh -n -o StrictHostKeyChecking=no -o BatchMode=yes -i /root/anna anna@127.0.0.1"
+
+
+@pytest.fixture
+def node(lab: Lab) -> Iterator[Node]:
+    """pi-01, with a rack.sls that names people; afterwards the pillar and the node are as before."""
+    pi = lab.node(NODE)
+    pi.run("sh", "-c", "test -e /root/anna || ssh-keygen -q -t ed25519 -N '' -f /root/anna")
+    key = pi.run("cat", "/root/anna.pub").stdout.strip()
+    before = lab.master.run("cat", PILLAR).stdout
+    rack = yaml.safe_load(before)
+    rack["users"] = {"anna": {"ssh_keys": [key], "sudo": True}, "ben": None}
+    rack["system"] = {**(rack.get("system") or {}), "journal": "memory"}
+    lab.master.write(PILLAR, yaml.safe_dump(rack))
+    try:
+        yield pi
+    finally:
+        rack["users"] = {"anna": {"absent": True}, "ben": {"absent": True}}
+        rack["system"]["journal"] = "as-is"
+        lab.master.write(PILLAR, yaml.safe_dump(rack))
+        applied(lab)
+        lab.master.write(PILLAR, before)
+
+
+def applied(lab: Lab, *argv: str) -> dict[str, Any]:
+    """`salt pi-01 state.apply system`: what each state that is not content said, by id."""
+    done = lab.salt(NODE, "state.apply", SLS, "queue=True", *argv)[NODE]
+    assert isinstance(done, dict), done
+    return {
+        found["__id__"]: found
+        for found in done.values()
+        if found["changes"] or found["result"] is not True
+    }
+
+
+def test_people_of_the_pillar_come_in_with_keys_and_nobody_with_a_password(
+    lab: Lab, node: Node
+) -> None:
+    told = applied(lab, "test=True")
+    assert {"users-anna", "users-anna-keys", "users-sudo", "users-ben"} <= set(told), told
+    assert {found["result"] for found in told.values()} == {None}
+    assert "anna" not in node.run("getent", "passwd").stdout
+    done = applied(lab)
+    assert {found["result"] for found in done.values()} == {True}, done
+    assert applied(lab) == {}
+    node.run("systemctl", "start", "ssh")
+    said = node.run("sh", "-c", f"{AS_ANNA} 'id -un; sudo -n id -un'").stdout.split()
+    assert said == ["anna", "root"]
+    effective = node.run("sshd", "-T").stdout
+    assert "passwordauthentication no" in effective
+    assert "usedns no" in effective
+    assert "volatile" in node.run("sh", "-c", "cat /etc/systemd/journald.conf.d/*.conf").stdout
+
+    # What is changed by hand is named, each by its state, and mended.
+    node.run("sh", "-c", f"echo 'PasswordAuthentication yes' >{SSHD};"
+             "echo 'ben ALL=(ALL) NOPASSWD: ALL' >>/etc/sudoers.d/saltberry;"
+             "echo 'ssh-ed25519 AAAA evil' >>/home/anna/.ssh/authorized_keys;"
+             "sed -i s/volatile/persistent/ /etc/systemd/journald.conf.d/*.conf")  # fmt: skip
+    drifted = applied(lab, "test=True")
+    assert {"sshd-hardened", "users-sudo", "users-anna-keys"} <= set(drifted), drifted
+    assert any(name.startswith("journal") for name in drifted), drifted
+    assert len(drifted) == 4, drifted
+    assert {found["result"] for found in applied(lab).values()} == {True}
+    assert applied(lab) == {}
+
+
+def test_a_fault_in_the_ssh_server_s_settings_is_named_and_nothing_is_made_worse(
+    lab: Lab, node: Node
+) -> None:
+    applied(lab)
+    good = node.run("cat", SSHD).stdout
+    node.run("sh", "-c", f"echo 'UsePAMM yes' >>/etc/ssh/sshd_config; rm {SSHD}")
+    try:
+        failed = applied(lab)["sshd-hardened"]
+        assert failed["result"] is False
+        assert "UsePAMM" in failed["comment"]
+        assert node.run("test", "-e", SSHD, check=False).returncode == 1
+    finally:
+        node.run("sed", "-i", "/UsePAMM/d", "/etc/ssh/sshd_config")
+    assert applied(lab)["sshd-hardened"]["result"] is True
+    assert node.run("cat", SSHD).stdout == good
