@@ -84,6 +84,9 @@ MOVE_PAUSE = [3600.0]
 # What is done to a Ready member while its pods are elsewhere: done, not done
 DRAINED_WORK = {"move": ("moved", "not moved"), "reboot": ("rebooted", "not rebooted")}
 REBOOT_LIMIT = 900
+# An answer of a node that waits for its turn is believed for so long; the stages of its join would
+# notice if it was gone meanwhile.
+HEARD_FOR = 60.0
 # A burst of events (the whole rack switched on) is one look and not fifty.
 PAUSE_BETWEEN_LOOKS = 2.0
 
@@ -497,6 +500,7 @@ class _Reconcile:
         self.moves_unseen = False
         self.unsure: list[str] = []
         self.steps: list[float] = []
+        self.heard: dict[str, tuple[float, str]] = {}  # id: when it answered, and its boot mark
         self.handler: Any = None
 
     def __enter__(self) -> _Reconcile:
@@ -545,6 +549,8 @@ class _Reconcile:
 
     def _look(self) -> None:
         """Compare the rack wanted with the rack that is, and start what can be started."""
+        if _request().exists():
+            self.heard.clear()  # who asks for a look has news: a node that was off and on, perhaps
         _request().unlink(missing_ok=True)  # before looking: what changes from here on asks again
         rack = _rack()
         self.steps = list(_settings(rack)["backoff_seconds"])
@@ -617,7 +623,7 @@ class _Reconcile:
             if step.action in ("join", "mend", "later") or name in self.jobs
         ]
         answered = set()
-        for name, boot in _answering(wanted):
+        for name, boot in self._there(wanted):
             answered.add(name)
             log.info("%s answers; started at %s", name, boot or "?")
             before = book.get(name, {})
@@ -635,6 +641,25 @@ class _Reconcile:
             if name not in answered and name not in self.jobs:
                 self.results[name] = "unreachable"
         __salt__["enrol.met"](sorted(answered))
+
+    def _there(self, wanted: list[str]) -> Iterator[tuple[str, str]]:
+        """Yield ``(id, boot mark)`` of the wanted nodes that are there, each as soon as that is known.
+
+        Those that work are asked each time, so that a power cut is noticed. Of the others an answer
+        counts for a while: when thirty wait for three places, asking all of them at each look would
+        keep the master busier than the joins do.
+        """
+        now = time.monotonic()
+        idle = {
+            name: boot
+            for name, (when, boot) in self.heard.items()
+            if name in wanted and name not in self.jobs and now - when < HEARD_FOR
+        }
+        for name, boot in _answering(sorted(set(wanted) - set(idle))):
+            if name not in self.jobs:
+                self.heard[name] = (now, boot)
+            yield name, boot
+        yield from idle.items()
 
     def _has_room(self, rack: Any) -> bool:
         return len(set(self.jobs) - {SETTLE}) < int(_settings(rack)["parallel"])
@@ -692,6 +717,7 @@ class _Reconcile:
     ) -> None:
         """Start ``orch.<work>`` on one node; its record is written first, as if cut off now."""
         record = _attempts.started(record, time.time(), self.steps)
+        self.heard.pop(name, None)
         self._record(name, {**record, "work": work})
         log.info("%s: %s", name, work)
         self.results[name] = "started"

@@ -170,6 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     for count in arguments.nodes:
         print(f"{count} node(s) ...", file=sys.stderr, flush=True)
         rounds.append(measure(count, False, settings))
+        print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
     if not arguments.no_restart:
         print(
             f"{arguments.nodes[-1]} node(s), the master killed in the middle ...",
