@@ -5,5 +5,6 @@ include:
   - system
   - salt_master
   - reconcile
+  - drift
   - kubeconfig
   - salt_minion
