@@ -115,7 +115,7 @@ def _refused(returned: Any) -> dict[str, Any]:
     errors = returned if isinstance(returned, Sequence) and not isinstance(returned, str) else []
     said = "\n".join(map(str, errors)) or str(returned)
     status = IN_PROGRESS if _RUNNING.match(said) else RENDER_ERROR
-    return _answer(status, _short(__utils__["masking.text"](said, _known())))
+    return _answer(status, __utils__["masking.text"](_short(said), _known()))
 
 
 def _is_state(chunk: Any) -> bool:
@@ -151,8 +151,8 @@ def _described(
             "id": _short(str(chunk.get("__id__", "?"))),
             "sls": _short(str(chunk.get("__sls__", ""))),
             "function": function,
-            "name": _short(__utils__["masking.text"](name, mine)),
-            "comment": _short(__utils__["masking.text"](str(chunk.get("comment", "")), mine)),
+            "name": __utils__["masking.text"](_short(name), mine),
+            "comment": __utils__["masking.text"](_short(str(chunk.get("comment", ""))), mine),
             "changes": changes,
             "failed": chunk["result"] is False,
             "follows": _causes(chunk, asked, wrong, functions),
@@ -202,16 +202,15 @@ def _secret_file(path: str) -> bool:
 
 
 def _shown(changes: Any, known: Collection[str], hidden: bool) -> Any:
-    """Return a state's changes, masked and cut."""
-    if isinstance(changes, Mapping):
+    """Return a state's changes, cut and masked."""
+    if not isinstance(changes, Mapping):
+        return __utils__["masking.tree"](_cut(changes), known, hidden)
+    shown: dict[str, Any] = {}
+    for key, value in _cut(changes).items():
         # file.recurse has the changes of many files in one state
-        changes = {
-            key: __utils__["masking.tree"](
-                value, known, hidden or (str(key).startswith("/") and _secret_file(str(key)))
-            )
-            for key, value in changes.items()
-        }
-    return _cut(__utils__["masking.tree"](changes, known, hidden))
+        mine = hidden or (key.startswith("/") and _secret_file(key))
+        shown.update(__utils__["masking.tree"]({key: value}, known, mine))
+    return shown
 
 
 def _cut(value: Any, depth: int = 0) -> Any:

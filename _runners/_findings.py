@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import itertools
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +30,8 @@ MOST_STATES = 60
 MOST_ITEMS = 150
 LONGEST = 4200
 DEEPEST = 6
+# Characters of one state's changes
+ROOM = 40_000
 
 Mask = Callable[[Any], Any]
 
@@ -49,7 +52,7 @@ def row(answer: Any, *, now: float, mask: Mask = lambda value: value) -> dict[st
     """
     if not isinstance(answer, Mapping) or answer.get("status") not in STATUSES:
         said = answer if isinstance(answer, str) else "its answer makes no sense"
-        return unchecked(str(bounded(mask(said))), now=now)
+        return unchecked(str(mask(_text(said))), now=now)
     entries = [entry for entry in _listed(answer.get("drift")) if isinstance(entry, Mapping)]
     status = str(answer["status"])
     if (status == DRIFTED) != bool(entries):
@@ -57,7 +60,7 @@ def row(answer: Any, *, now: float, mask: Mask = lambda value: value) -> dict[st
     more = _number(answer.get("more"))
     return {
         "status": status,
-        "reason": _text(mask(str(answer.get("reason") or ""))),
+        "reason": str(mask(_text(str(answer.get("reason") or "")))),
         "states": int(_number(answer.get("states"))),
         "seconds": round(_number(answer.get("seconds")), 1),
         "drift": [_entry(entry, mask) for entry in entries[:MOST_STATES]],
@@ -79,8 +82,8 @@ def _entry(entry: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
     """Return one drifted state of a node's answer."""
     texts = ("id", "sls", "function", "name", "comment")
     return {
-        **{key: _text(mask(str(entry.get(key) or ""))) for key in texts},
-        "changes": bounded(mask(entry.get("changes") or {})),
+        **{key: str(mask(_text(str(entry.get(key) or "")))) for key in texts},
+        "changes": mask(bounded(entry.get("changes") or {})),
         "failed": entry.get("failed") is True,
         "follows": [_text(str(name)) for name in _listed(entry.get("follows"))[:MOST_STATES]],
     }
@@ -106,18 +109,37 @@ def _text(words: str) -> str:
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} …"
 
 
-def bounded(value: Any, depth: int = 0) -> Any:
+def bounded(value: Any) -> Any:
     """Return nested data as plain, bounded data: mappings, lists, numbers and clean texts."""
+    return _bounded(value, 0, [ROOM])
+
+
+def _bounded(value: Any, depth: int, room: list[int]) -> Any:
+    """Return a part of nested data; ``room`` is what is left for all of it."""
+    if room[0] <= 0:
+        return "…"
     if depth < DEEPEST and isinstance(value, Mapping):
-        items = list(value.items())[:MOST_ITEMS]
-        return {_text(str(key)): bounded(item, depth + 1) for key, item in items}
+        items = itertools.islice(value.items(), MOST_ITEMS)
+        return {
+            _taken(str(key), room): _bounded(item, depth + 1, room)
+            for key, item in items
+            if room[0] > 0
+        }
     if depth < DEEPEST and isinstance(value, list | tuple):
-        return [bounded(item, depth + 1) for item in value[:MOST_ITEMS]]
+        return [_bounded(item, depth + 1, room) for item in value[:MOST_ITEMS] if room[0] > 0]
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int | float):
-        return value if abs(value) < 1e15 else str(value)[:40]
-    return _text(str(value))
+    if isinstance(value, int | float) and abs(value) < 1e15:
+        room[0] -= 8
+        return value
+    return _taken(str(value), room)
+
+
+def _taken(words: str, room: list[int]) -> str:
+    """Return a clean text, and take it off the room that is left."""
+    clean = _text(words)
+    room[0] -= len(clean) + 4
+    return clean
 
 
 def _vitals(said: Any) -> dict[str, Any]:

@@ -24,14 +24,15 @@ _WORDS = (
 )
 _HARMLESS = r"file|path|dir|folder|ttl|timeout|seconds|hours|webhook|reviewer|url|controller|name"
 _NAME = re.compile(rf"(?i)(?:{_WORDS})(?!\w*[_-]?(?:{_HARMLESS}))")
-# name = value, name: value, "name": "value". Quoted values end at their quote, others at the line's end.
-_ASSIGNED = re.compile(
-    r"""(?x)
-    (?P<name>[A-Za-z0-9_.-]*[A-Za-z0-9])  (?P<between>["']?\s*[:=]+\s*)
-    (?P<value>"(?:[^"\\\n]|\\.)*" | '[^'\n]*' | [^\s][^\n]*)
-    """
+# name = value, name: value, "name": "value", up to the value
+_NAMED = re.compile(
+    r"""(?x) (?<![A-Za-z0-9_.-]) (?P<name>[A-Za-z0-9_.-]*[A-Za-z0-9]) (?P<between>["']?[ \t]*[:=]+[ \t]*)"""
 )
-_OPTION = re.compile(r"(?P<name>--?[A-Za-z0-9][A-Za-z0-9-]*)(?P<between>[= ]+)(?P<value>[^\s-]\S*)")
+# A quoted value ends at its quote, any other at the line's end
+_VALUE = re.compile(r"""(?x) "(?:[^"\\\n]|\\.)*" | '[^'\n]*' | [^\n]+ """)
+_OPTION = re.compile(
+    r"(?<![\w-])(?P<name>--?[A-Za-z0-9][A-Za-z0-9-]*)(?P<between>[= ]+)(?P<value>[^\s-]\S*)"
+)
 _NO_SECRET = re.compile(
     r"""(?i)["']?(?:true|false|yes|no|on|off|none|null|\{|\[|\d{1,4})?["']?[,;]?\s*"""
 )
@@ -114,18 +115,28 @@ def text(words: str, known: Collection[str] = ()) -> str:
         words = words.replace(value, MASK)
     for shape, instead in _SHAPES:
         words = shape.sub(instead, words)
-    return _OPTION.sub(_without_value, _ASSIGNED.sub(_without_value, words))
+    return _assigned(_OPTION.sub(_option, words))
 
 
-def _without_value(found: re.Match[str]) -> str:
-    """Replace the value of an assignment whose name is a secret's; look into the others' values."""
-    name, value = found["name"], found["value"]
-    if secret_name(name) and not _NO_SECRET.fullmatch(value):
-        quote = value[0] if value[0] in "\"'" else ""
-        return f"{name}{found['between']}{quote}{MASK}{quote}"
-    if not secret_name(name) and re.search(r"[:=]", value):
-        return f"{name}{found['between']}{_ASSIGNED.sub(_without_value, value)}"
+def _option(found: re.Match[str]) -> str:
+    """Replace the value of an option of a command line whose name is a secret's."""
+    if secret_name(found["name"]) and not _NO_SECRET.fullmatch(found["value"]):
+        return f"{found['name']}{found['between']}{MASK}"
     return found[0]
+
+
+def _assigned(words: str) -> str:
+    """Replace the values of assignments whose names are a secret's, wherever they stand in a line."""
+    parts, at = [], 0
+    while found := _NAMED.search(words, at):
+        parts.append(words[at : found.end()])
+        at = found.end()
+        value = _VALUE.match(words, at) if secret_name(found["name"]) else None
+        if value and not _NO_SECRET.fullmatch(value[0]):
+            quote = value[0][0] if value[0][0] in "\"'" else ""
+            parts.append(f"{quote}{MASK}{quote}")
+            at = value.end()
+    return "".join([*parts, words[at:]])
 
 
 def tree(value: Any, known: Collection[str] = (), hidden: bool = False) -> Any:
