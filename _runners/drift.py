@@ -375,6 +375,10 @@ def _up_to_date(names: list[str]) -> dict[str, str]:
 def _finished(book: Any, pillar: Mapping[str, Any], document: dict[str, Any]) -> dict[str, Any]:
     """Keep what was found and tell people; what goes wrong with that is a problem of the check's."""
     settings = _settings(pillar)
+    before = book.latest()["nodes"]
+    for name, entry in document["nodes"].items():
+        here = entry["status"] != _findings.UNREACHABLE
+        entry["seen"] = entry["checked"] if here else (before.get(name) or {}).get("seen")
     away = _why_not_there(pillar, book.folder)
     if away:
         document["problems"].append(away)
@@ -580,6 +584,30 @@ def _applied(node: str, before: Mapping[str, Any]) -> dict[str, Any]:
             "changed": _findings.changed(returned, before, _mask),
         }
     return {"problem": _outcome.NO_ANSWER, "changed": []}
+
+
+def known() -> dict[str, Any]:
+    """Return all that the checks have kept, for the page and other programs.
+
+    Returns ``{"rack": its name, "every": seconds between checks (0: none are due), "latest":
+    {"nodes": {id: row}, "check": the last one of the whole rack, "success": when all were reached
+    last}, "history": as of :func:`history`}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run drift.known --out=json
+    """
+    pillar, _problems = _pillar()
+    book, every = _book(pillar), _every(_settings(pillar))
+    rack = pillar.get("rack")
+    return {
+        "rack": str(rack.get("name", "")) if isinstance(rack, Mapping) else "",
+        "every": every,
+        "latest": book.latest(),
+        "history": book.history(time.time(), every),
+    }
 
 
 # --- the past ----------------------------------------------------------------------------------------
