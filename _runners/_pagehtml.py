@@ -34,14 +34,12 @@ h1{font-size:1.5rem;margin:0}h1 span{color:var(--accent)}
 h2{font-size:1.05rem;margin:1.75rem 0 .6rem}
 .sub{color:var(--soft);font-size:.9rem;flex-basis:100%;margin:0}
 .badge{display:inline-block;padding:.12rem .55rem;border-radius:1rem;font-size:.8rem;font-weight:600;
-white-space:nowrap}
+max-width:100%}
 .ok{color:var(--ok);background:var(--ok-bg)}.warn{color:var(--warn);background:var(--warn-bg)}
 .bad{color:var(--bad);background:var(--bad-bg)}.idle{color:var(--idle);background:var(--idle-bg)}
 .note{margin:1rem 0 0;padding:.7rem .9rem;border-radius:.5rem;border-left:4px solid currentColor}
-.grid{display:grid;gap:.8rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));
-align-items:start}
+.grid{display:grid;gap:.8rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));}
 .card{background:var(--card);border:1px solid var(--line);border-radius:.7rem;padding:.85rem 1rem;min-width:0}
-.card.wide{grid-column:1/-1}
 .top{display:flex;flex-wrap:wrap;gap:.35rem .5rem;align-items:center}
 .top h3{margin:0;font-size:1.1rem;flex:1 1 auto}
 .role{color:var(--soft);font-size:.85rem;margin:.1rem 0 .5rem}
@@ -64,7 +62,10 @@ td,th{padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line);vertical-a
 tr:last-child td{border-bottom:0}.num{white-space:nowrap}
 .scroll{overflow-x:auto}
 svg{display:block;width:100%;height:4rem}
-.b0{fill:var(--ok)}.b1{fill:var(--warn)}.b2{fill:var(--bad)}.bm{fill:var(--line)}
+.b0{fill:var(--ok)}.b1{fill:var(--warn)}.b2{fill:var(--bad)}.bm{fill:none;stroke:var(--bad);stroke-width:1.5;
+stroke-dasharray:2 2}
+a{color:inherit}h3 small{font-weight:400;color:var(--soft);font-size:.85rem}
+.differs+.differs{margin-top:.8rem}.differs h3{margin:0}
 code{font:.85em ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace}
 footer{color:var(--soft);font-size:.8rem;padding-top:1.5rem;padding-bottom:2rem}
 """
@@ -136,7 +137,7 @@ def page(facts: Mapping[str, Any]) -> str:
     body = el(
         "body",
         el("header", el("h1", "rack ", el("span", name)), _verdict(facts), _when(facts)),
-        el("main", _alarms(facts), _sparkline(facts), _nodes(facts), _pending(facts["pending"]),
+        el("main", _alarms(facts), _sparkline(facts), _differing(facts), _nodes(facts), _pending(facts["pending"]),
            _past(facts)),
         el("footer", "Saltberry. Made anew by salt-run page.write; no scripts, nothing from elsewhere."),
     )  # fmt: skip
@@ -226,7 +227,13 @@ def _sparkline(facts: Mapping[str, Any]) -> Markup | None:
     bars = []
     for number, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
         kind = _KINDS.get(entry["kind"]) or f"b{entry['exit'] if entry['exit'] in (0, 1, 2) else 2}"
-        high = 6 + 34 * size / most if kind != "b2" else max(20.0, 6 + 34 * size / most)
+        high = (
+            10.0
+            if kind == "bm"
+            else 6 + 34 * size / most
+            if kind != "b2"
+            else max(20.0, 6 + 34 * size / most)
+        )
         told_as = f"{_moment(entry['began'])}: {_told(entry)}"
         bars.append(el("rect", x=number * 10 + 1, y=f"{40 - high:.1f}", width=8, height=f"{high:.1f}",
                        rx=1.5, class_=kind))  # fmt: skip
@@ -256,8 +263,8 @@ def _nodes(facts: Mapping[str, Any]) -> Markup:
     cards = [_card(name, rows.get(name), facts["latest"]["nodes"].get(name), facts["now"])
              for name in names]  # fmt: skip
     none = el("p", "No nodes are known.", class_="why")
-    return el("section", el("h2", f"{len(names)} nodes"), el("div", cards or none, class_="grid"),
-              id="nodes")  # fmt: skip
+    head = el("h2", "One node" if len(names) == 1 else f"{len(names)} nodes")
+    return el("section", head, el("div", cards or none, class_="grid"), id="nodes")
 
 
 def _order(row: Mapping[str, Any] | None, name: str) -> tuple[int, str]:
@@ -271,16 +278,14 @@ def _card(
     name: str, row: Mapping[str, Any] | None, found: Mapping[str, Any] | None, now: float
 ) -> Markup:
     known = row or {}
-    drift = bool(found and found["drift"])
     reasons = [known.get("reason"), (found or {}).get("reason")]
     return el(
         "article",
-        el("div", el("h3", name), _ready(known), _drift_badge(found), class_="top"),
-        el("p", known.get("role") or "role unknown", class_="role"),
+        el("div", el("h3", name), _ready(known), _drift_badge(name, found), class_="top"),
+        el("p", _roles(known), class_="role"),
         _facts_of(known, found, now),
         [el("p", _first(reason), class_="why") for reason in dict.fromkeys(filter(None, reasons))],
-        _differences(name, found) if found and drift else None,
-        class_="card wide" if drift else "card",
+        class_="card",
         id=f"node-{name}",
     )
 
@@ -301,12 +306,17 @@ def _ready(row: Mapping[str, Any]) -> Markup | None:
     return el("span", "not Ready" if row.get("joined") else "not joined", class_="badge bad")
 
 
-def _drift_badge(found: Mapping[str, Any] | None) -> Markup:
+def _roles(row: Mapping[str, Any]) -> str:
+    return str(row.get("role") or "role unknown").replace("_", " ").replace(",", ", ")
+
+
+def _drift_badge(name: str, found: Mapping[str, Any] | None) -> Markup:
     if found is None:
         return el("span", "never checked", class_="badge idle")
     count = len(found["drift"]) + found["more"]
     text = f"{count} drifted" if found["status"] == "drifted" else found["status"]
-    return el("span", text, class_=f"badge {_STATUS.get(found['status'], 'bad')}")
+    badge = el("span", text, class_=f"badge {_STATUS.get(found['status'], 'bad')}")
+    return el("a", badge, href=f"#drift-{name}") if found["drift"] else badge
 
 
 def _facts_of(row: Mapping[str, Any], found: Mapping[str, Any] | None, now: float) -> Markup:
@@ -315,7 +325,7 @@ def _facts_of(row: Mapping[str, Any], found: Mapping[str, Any] | None, now: floa
         ("Version", row.get("version")),
         ("Address", row.get("ip")),
         ("Model", vitals.get("model")),
-        ("Heat", _heat(vitals)),
+        ("Temperature", _heat(vitals)),
         ("Storage", _storage(vitals.get("storage"))),
         ("Up", _ago(vitals["uptime"]) if vitals.get("uptime") else None),
         ("Last seen", _seen(found, now)),
@@ -356,17 +366,30 @@ def _storage(storage: Mapping[str, Any] | None) -> list[Any] | None:
     ]
 
 
+def _differing(facts: Mapping[str, Any]) -> Markup | None:
+    """Return what differs, node by node, each state to be folded out."""
+    rows = facts["latest"]["nodes"]
+    cards = [_differences(name, rows[name]) for name in sorted(rows) if rows[name]["drift"]]
+    return el("section", el("h2", "What differs"), cards, id="drift") if cards else None
+
+
 def _differences(name: str, found: Mapping[str, Any]) -> Markup:
-    """Return the drifted states of a node, each to be folded out."""
+    """Return the drifted states of a node. One alone is there to be read at once."""
     count = len(found["drift"]) + found["more"]
-    items = [_state(entry) for entry in found["drift"]]
-    more = el("p", f"… and {found['more']} more", class_="why") if found["more"] else None
-    mend = el("p", "To mend it: ", el("code", f"salt-run drift.fix {name}"), class_="why")
-    head = el("summary", f"{count} {'state differs' if count == 1 else 'states differ'}")
-    return el("details", head, items, more, mend, open=count <= 6)
+    several = f"{count} states, as of {_moment(found['checked'])}"
+    one = f"one state, as of {_moment(found['checked'])}"
+    return el(
+        "article",
+        el("h3", name, " ", el("small", one if count == 1 else several)),
+        [_state(entry, unfolded=count == 1) for entry in found["drift"]],
+        el("p", f"… and {found['more']} more", class_="why") if found["more"] else None,
+        el("p", "To mend it: ", el("code", f"salt-run drift.fix {name}"), class_="why"),
+        class_="card differs",
+        id=f"drift-{name}",
+    )
 
 
-def _state(entry: Mapping[str, Any]) -> Markup:
+def _state(entry: Mapping[str, Any], *, unfolded: bool) -> Markup:
     name = "" if entry["name"] in ("", entry["id"]) else f"  {entry['name']}"
     badge = el("span", "cannot be", class_="badge bad") if entry["failed"] else None
     follows = (
@@ -381,6 +404,7 @@ def _state(entry: Mapping[str, Any]) -> Markup:
         el("p", _first(entry["comment"]), class_="why") if entry["comment"] else None,
         follows,
         el("pre", [_diff_line(line) for line in lines]) if lines else None,
+        open=unfolded,
     )
 
 

@@ -70,6 +70,8 @@ DEFAULTS: dict[str, Any] = {
 POLL = 20
 # A highstate that mends may fetch packages
 FIX_LIMIT = 3600
+# Pauses while a minion, or the master itself, comes back after a highstate that changed its settings
+RESTARTING = (5, 10, 0)
 FORMATS = ("table", "json", "junit")
 METRICS = "saltberry-drift.prom"
 # One line, the URL. Not in the pillar, which every node can read: who has it can write to the chat
@@ -561,10 +563,20 @@ def _fixed(book: Any, pillar: Mapping[str, Any], node: str) -> dict[str, Any]:
     if before["status"] == _findings.UNREACHABLE:
         applied, rows = {"problem": before["reason"], "changed": []}, {node: before}
     else:
-        applied, rows = _applied(node, before), _look_at([node], settings)
+        applied, rows = _applied(node, before), _look_after(node, settings)
     rows[node]["roles"] = __utils__["rackspec.load"](pillar).roles(node)
     document = _document("fix", pillar, node, began, rows)
     return {**_finished(book, pillar, document), "node": node, "applied": applied}
+
+
+def _look_after(node: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a node's row after its highstate, which may have restarted the minion."""
+    for pause in RESTARTING:
+        rows = _look_at([node], settings)
+        if rows[node]["status"] != _findings.UNREACHABLE:
+            break
+        time.sleep(pause)
+    return rows
 
 
 def _applied(node: str, before: Mapping[str, Any]) -> dict[str, Any]:

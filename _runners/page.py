@@ -35,11 +35,13 @@ _pagehtml = _beside("_pagehtml")
 FOLDER = "/srv/saltberry/page"
 
 
-def write(folder: str = FOLDER) -> dict[str, Any]:
+def write(folder: str = FOLDER, quiet: bool = False) -> dict[str, Any]:
     """Write the page, ``index.html``, to a folder.
 
     folder
         Made when it is missing; readable for the web server.
+    quiet
+        True: print nothing when all went well (for timers).
 
     Returns ``{"ok": True, "file": path}``, or ``{"ok": False, "reason": …, "retcode": 1}``.
 
@@ -65,6 +67,8 @@ def write(folder: str = FOLDER) -> dict[str, Any]:
             "reason": f"{exc.filename or path}: {exc.strerror or exc}",
             "retcode": 1,
         }
+    if quiet:
+        return {"data": {"text": "", "retcode": 0}, "outputter": "saltberry_text"}
     return {"ok": True, "file": str(path)}
 
 

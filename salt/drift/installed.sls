@@ -8,6 +8,7 @@ drift-{{ unit }}:
     - mode: '0644'
     - context:
         every_minutes: {{ pillar['drift']['every_minutes'] | json }}
+        page: {{ pillar['page']['enabled'] | json }}
 {% endfor %}
 # Salt reads changed units again only when it starts one; nothing ever starts the service by name.
 drift-units-read:

@@ -6,5 +6,6 @@ include:
   - salt_master
   - reconcile
   - drift
+  - page
   - kubeconfig
   - salt_minion

@@ -9,8 +9,10 @@ HOUR = 3600.0
 SCRIPT = "<script>document.title='pwned'</script>"
 NASTY = f"\"'>{SCRIPT}<img src=x onerror=\"document.title='pwned'\"> &amp; {{{{ 1 + 1 }}}} \u202egnp.exe"
 
+UNDEFINED = "Jinja variable 'dict object' has no attribute 'ips'"
 DIFF = [
-    "@@ -1,4 +1,4 @@", " {", '-  "log-opts": {"max-size": "500m"},', '+  "log-opts": {"max-size": "10m", "max-file": "3"},',
+    "@@ -1,4 +1,4 @@", " {",
+    '-  "log-opts": {"max-size": "500m"},', '+  "log-opts": {"max-size": "10m", "max-file": "3"},',
     '   "storage-driver": "overlay2"', " }",
 ]  # fmt: skip
 
@@ -97,7 +99,7 @@ def facts(**changed: Any) -> dict[str, Any]:
                     comment="this node is in a cluster and has kubelet 1.33.1-1.1 (the pillar says 1.34.2-1.1)"),
         ]),
         "pi-03": row("unreachable", reason="it does not answer", vitals={}, seen=NOW - 5 * HOUR),
-        "pi-04": row("render error", reason="Rendering SLS 'base:base.hosts' failed: Jinja variable 'dict object' has no attribute 'ips'"),
+        "pi-04": row("render error", reason=f"Rendering SLS 'base:base.hosts' failed: {UNDEFINED}"),
         "pi-05": row("apply in progress", reason='The function "state.apply" is running as PID 4711'),
     }  # fmt: skip
     return {
