@@ -14,6 +14,13 @@ from tests.lab.conftest import Lab
 
 PILLAR = f"{REPO}/pillar/rack.sls"
 UNITS = "/etc/systemd/system"
+SSHD = "/etc/ssh/sshd_config.d/10-saltberry.conf"
+# What makes states of all kinds: people, docker, a journal that is not as the image has it
+SETTINGS = {
+    "docker": {"enabled": True},
+    "users": {"anna": {"sudo": True, "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 anna@laptop"]}},
+    "system": {"journal": "memory"},
+}
 
 
 class Break(NamedTuple):
@@ -46,6 +53,10 @@ BREAKS = [
     Break("nfs1", "reconcile-saltberry-reconcile.timer", f"echo '# mine' >>{UNITS}/saltberry-reconcile.timer"),
     Break("nfs1", "drift-saltberry-drift.service", f"rm {UNITS}/saltberry-drift.service"),
     Break("nfs1", "base-hosts", "sed '/BEGIN salt/,/END salt/d' /etc/hosts >/tmp/h; cat /tmp/h >/etc/hosts"),
+    Break("pi-01", "users-sudo", "echo 'eve ALL=(ALL) NOPASSWD: ALL' >>/etc/sudoers.d/saltberry"),
+    Break("pi-01", "sshd-hardened", f"echo 'PasswordAuthentication yes' >>{SSHD}"),
+    Break("cp1", "users-anna-keys", "echo 'ssh-ed25519 AAAAeve eve' >>~anna/.ssh/authorized_keys"),
+    Break("cp1", "journal-config", "rm /etc/systemd/journald.conf.d/90-saltberry.conf"),
     # modes and owners
     Break("cp1", "kubernetes-crictl", "chmod 0666 /etc/crictl.yaml"),
     Break("nfs1", "nfs-folder-/srv/nfs/nodes/pi-01", "chmod 0777 /srv/nfs/nodes/pi-01"),
@@ -76,9 +87,9 @@ def test_there_are_enough_kinds_of_things_to_break() -> None:
 
 @pytest.fixture(scope="module")
 def mended(lab: Lab) -> Iterator[Lab]:
-    """The rack with docker for people, as its states want it, and no check going on."""
+    """The rack with SETTINGS, as its states want it."""
     before = lab.master.run("cat", PILLAR).stdout
-    rack = {**yaml.safe_load(before), "docker": {"enabled": True}}
+    rack = {**yaml.safe_load(before), **SETTINGS}
     lab.master.write(PILLAR, yaml.safe_dump(rack))
     try:
         for name in ("nfs1", "cp1", "pi-01"):
