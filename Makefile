@@ -33,7 +33,7 @@ lint: dev ## ruff, mypy, yamllint, salt-lint, shellcheck
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	@# An execution and a state module may have one name, so each folder is checked by itself.
-	@for folder in _modules _states _utils _pillar _cache; do .venv/bin/mypy $$folder || exit 1; done
+	@for folder in _modules _states _utils _pillar _cache _output; do .venv/bin/mypy $$folder || exit 1; done
 	.venv/bin/yamllint --strict .
 	.venv/bin/salt-lint $$(git ls-files 'salt/*.sls' 'pillar/*.sls' 'reactor/*.sls')
 	.venv/bin/shellcheck rack tools/venv install/*.sh lab/kubernetes/build.sh .ci/run

@@ -22,16 +22,12 @@ Master configuration (all optional)::
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import importlib.util
 import json
 import logging
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,21 +57,17 @@ def _beside(name: str) -> ModuleType:
 
 
 _attempts = _beside("_attempts")
+_locks = _beside("_locks")
+_minions = _beside("_minions")
 _outcome = _beside("_outcome")
 _rackplan = _beside("_rackplan")
 _settings_help = _beside("_settings")
 _workers = _beside("_workers")
 
-# Seconds. A node that does not answer a look within ANSWER is asked once more whether it is still
-# at it, for as long again. A long job is asked after every POLL seconds, for GATHER seconds: a node
-# that died is noticed within about a minute, one that is only slow may take as long as LIMIT.
-ANSWER = 10
-POLL = 60
-GATHER = 10
+# Seconds
+ANSWER, POLL, LIMIT = _minions.ANSWER, _minions.POLL, _minions.LIMIT
 API_LIMIT = 45
 STATUS_ANSWER, STATUS_LIMIT = 2, 8
-# The whole way from a blank node to Ready, with its packages fetched by a slow line to a slow card.
-LIMIT = 3600
 SETTLE_LIMIT = 1800
 # Hundreds of GB over a home network
 MOVE_LIMIT = 48 * 3600
@@ -94,18 +86,7 @@ PAUSE_BETWEEN_LOOKS = 2.0
 BOOT_MARK = "/run/systemd/private"
 SETTLE = "(settle)"  # the job that does the rest of the rack; no host name, so no node's id
 
-# The kinds of modules that this project has
-SYNC = ["saltutil.sync_utils", "saltutil.sync_modules", "saltutil.sync_states"]
-
 EVENT = "saltberry/node/{}/{}"
-# What Salt calls its lists of keys. An id may be in two of them (a second key for an accepted id is
-# denied): the later one counts.
-KEY_LISTS = {
-    "minions_rejected": "rejected",
-    "minions_denied": "denied",
-    "minions_pre": "pending",
-    "minions": "accepted",
-}
 ADMIN_KUBECONFIG = "/root/.kube/config"
 
 
@@ -130,30 +111,10 @@ def _request() -> Path:
     return folder / "reconcile.request"
 
 
-@contextlib.contextmanager
-def _lock(name: str, *, wait: bool) -> Iterator[bool]:
-    """Hold a lock file; yields False at once when another holds it and ``wait`` is not set.
-
-    The kernel gives the lock back when the last process that inherited it ends, so a killed
-    reconcile leaves none behind.
-    """
-    handle = os.open(_state(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        yield _take(handle, wait)
-    finally:
-        os.close(handle)
-
-
-def _take(handle: int, wait: bool) -> bool:
-    """Lock an open file; without ``wait``, try for an instant (status tries locks it does not keep)."""
-    for _ in range(1 if wait else 4):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            time.sleep(0.05)
-        else:
-            return True
-    return False
+def _lock(name: str, *, wait: bool) -> contextlib.AbstractContextManager[bool]:
+    """Hold a lock file of the state folder, see ``_locks.held``."""
+    held: contextlib.AbstractContextManager[bool] = _locks.held(_state(name), wait=wait)
+    return held
 
 
 def _book() -> dict[str, dict[str, Any]]:
@@ -221,15 +182,7 @@ def _settings(rack: Any) -> dict[str, Any]:
 
 
 def _keys() -> dict[str, str]:
-    """Return the state of every key the master holds: accepted, pending, denied or rejected."""
-    import salt.key
-
-    states: dict[str, str] = {}
-    with salt.key.get_key(dict(__opts__)) as keys:
-        listed = keys.list_keys()
-    for kind, state in KEY_LISTS.items():
-        states.update(dict.fromkeys(listed.get(kind, ()), state))
-    return states
+    return dict(_minions.keys(__opts__))
 
 
 def _valid(names: Iterable[str]) -> list[str]:
@@ -247,82 +200,8 @@ def _asked(
     poll: float = ANSWER,
     limit: float = LIMIT,
 ) -> Iterator[tuple[str, Any, int]]:
-    """Call a function on minions and yield ``(id, return, exit code)`` as the answers come.
-
-    The answers are read from the job cache, where only those get whose signature the master has
-    verified. On the event bus, where Salt's own client looks for them, any minion may speak for any
-    other: it knows the job's id, since publications reach all of them.
-
-    Args:
-        nodes: ids; those that are no host names are left out whatever the caller thought of them.
-        function: name of an execution function, or of several with their positional arguments.
-        kwargs: keyword arguments (positional ones would be searched for ``name=value``).
-        poll: seconds after which a minion that has not answered is asked whether it still runs the
-            job; one that says so may go on, the others are given up.
-        limit: seconds after which nobody is waited for any more.
-    """
-    import salt.client
-    import salt.exceptions
-
-    targets = _valid(nodes)
-    if not targets:
-        return
-    arguments: dict[str, Any] = {"kwarg": dict(kwargs or {})}
-    if not isinstance(function, str):
-        arguments = {"arg": list(function.values())}
-    names = function if isinstance(function, str) else list(function)
-    client = salt.client.get_local_client(mopts=dict(__opts__))
-    try:
-        # Salt prints what it thinks of a target; that must not get into a runner's output.
-        with contextlib.redirect_stdout(sys.stderr):
-            job = client.run_job(targets, names, tgt_type="list", timeout=poll, **arguments)
-        if job:
-            look = partial(client.returners[f"{__opts__['master_job_cache']}.get_jid"], job["jid"])
-            waiting = set(job["minions"]) & set(targets)
-            yield from _returns(job["jid"], look, waiting, poll, time.monotonic() + limit)
-    except salt.exceptions.SaltException as exc:
-        log.warning("the salt-master does not take jobs: %s", exc)
-    finally:
-        client.destroy()
-
-
-def _returns(
-    jid: str,
-    look: Callable[[], dict[str, dict[str, Any]]],
-    waiting: set[str],
-    poll: float,
-    deadline: float,
-) -> Iterator[tuple[str, Any, int]]:
-    """Yield the returns of a job until nobody of ``waiting`` is left who may still give one."""
-    ask_again = time.monotonic() + poll
-    given_up: set[str] = set()
-    while waiting:
-        for node, said in look().items():
-            if node in waiting and "return" in said:
-                waiting.discard(node)
-                yield node, said["return"], _exit_code(said)
-        # Those who were done when they were asked have been looked at once more by now.
-        waiting -= given_up
-        now = time.monotonic()
-        if now > deadline:
-            return
-        if waiting and now > ask_again:
-            given_up = waiting - _still_at_it(jid, waiting, poll)
-            ask_again = time.monotonic() + poll
-        else:
-            time.sleep(0.03)
-
-
-def _still_at_it(jid: str, nodes: Iterable[str], poll: float) -> set[str]:
-    """Return those nodes that say they still run a job."""
-    patience = min(poll, GATHER)
-    asked = _asked(nodes, "saltutil.find_job", {"jid": jid}, poll=2 * patience, limit=patience)
-    return {node for node, running, _code in asked if running}
-
-
-def _exit_code(answer: Mapping[str, Any]) -> int:
-    code = answer.get("retcode", 0)
-    return max(code.values(), default=0) if isinstance(code, dict) else int(code or 0)
+    """Call a function on minions, see ``_minions.asked``; ids that are no host names are left out."""
+    yield from _minions.asked(__opts__, _valid(nodes), function, kwargs, poll=poll, limit=limit)
 
 
 class _Failed(Exception):
@@ -990,26 +869,13 @@ def sync(node: str) -> dict[str, Any]:
 
 def _sync(node: str) -> list[str]:
     for _, has, code in _asked([node], "node.modules", poll=POLL):
-        if not code and has == _shipped_modules():
+        if not code and has == _minions.shipped_modules(__opts__):
             return []
-    for _, returned, code in _asked([node], {kind: [] for kind in SYNC}, poll=POLL):
+    for _, returned, code in _asked([node], {kind: [] for kind in _minions.SYNC}, poll=POLL):
         if code or not isinstance(returned, dict):
             raise _Failed(_outcome.answer(returned))
         return sorted(name for kind in returned.values() for name in kind)
     raise _Failed(_outcome.NO_ANSWER)
-
-
-def _shipped_modules() -> dict[str, str]:
-    """Return ``{"modules/node.py": SHA-256}`` of what this master serves, as ``node.modules`` does."""
-    served = [Path(root) for root in __opts__["file_roots"].get("base", ())]
-    kinds = [name.removeprefix("saltutil.sync_") for name in SYNC]
-    # Of two files with one name Salt serves that of the first root, so it comes last here.
-    return {
-        f"{kind}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for root in reversed(served)
-        for kind in kinds
-        for path in (root / f"_{kind}").glob("*.py")
-    }
 
 
 def preflight(node: str, role: str) -> dict[str, Any]:
@@ -1035,7 +901,9 @@ def preflight(node: str, role: str) -> dict[str, Any]:
     def ask() -> dict[str, Any]:
         asked = {"node.modules": [], "node.preflight": [role]}
         for _, returned, _code in _asked([node], asked, poll=POLL, limit=2 * POLL):
-            if isinstance(returned, dict) and returned.get("node.modules") == _shipped_modules():
+            if isinstance(returned, dict) and returned.get(
+                "node.modules"
+            ) == _minions.shipped_modules(__opts__):
                 return _judged(returned.get("node.preflight"))
         _sync(node)
         _call(node, "node.preflight", {"role": role}, limit=2 * POLL)

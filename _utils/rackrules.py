@@ -52,6 +52,7 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
         _check_backends,
         _check_places,
         _check_users,
+        _check_page,
     )
     return [problem for rule in rules for problem in rule(pillar)]
 
@@ -338,6 +339,27 @@ def _check_users(pillar: Mapping[str, Any]) -> list[str]:
                 f"{path}.absent: true says that there is no such user, but it has keys or sudo; keep"
                 " one of the two"
             )
+    return problems
+
+
+def _check_page(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse a page that everybody could read, or whose port the storage node's services have."""
+    page, port = get(pillar, "page"), get(pillar, "page", "port")
+    problems = []
+    if (
+        get(page, "enabled") is True
+        and not get(page, "allow")
+        and get(page, "password") is not True
+    ):
+        problems.append(
+            "page.enabled: true shows the rack to everybody; set page.allow to the networks that may"
+            " see it, for example [192.168.1.0/24], or page.password to true"
+        )
+    taken = {80: "the mirror", 2049: "the share", 5000: "the image registry"}
+    if isinstance(port, int) and not isinstance(port, bool) and port in taken:
+        problems.append(
+            f"page.port: {port} is the port of {taken[port]}; choose another, 8080 is usual"
+        )
     return problems
 
 

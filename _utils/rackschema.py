@@ -649,4 +649,92 @@ SCHEMA: dict[str, Any] = {
             ),
         },
     ),
+    "drift": Group(
+        "Is every node still what this pillar describes? See docs/drift.md",
+        used="_runners/drift.py",
+        keys={
+            "enabled": Key(
+                "yes-no",
+                True,
+                "false: no timer; `salt-run drift.check` works all the same",
+                used="_runners/drift.py salt/drift/init.sls",
+            ),
+            "every_minutes": Key(
+                "number",
+                60,
+                "check the whole rack this often",
+                used="_runners/drift.py salt/drift/installed.sls",
+                least=5,
+                most=10080,
+                unit="minutes",
+            ),
+            "parallel": Key("number", 3, "nodes at a time", least=1, most=50, unit="nodes"),
+            "node_timeout": Key(
+                "number",
+                300,
+                "seconds that a node has to compare itself with its states",
+                least=10,
+                most=3600,
+                unit="seconds",
+            ),
+            "path": Key(
+                "path",
+                None,
+                "folder for results and history; null: <nfs.path>/drift, on the disk of the share",
+                null=True,
+            ),
+            "keep": Key(
+                "number", 400, "how many checks are kept", least=10, most=10000, unit="checks"
+            ),
+            "prometheus": Key(
+                "path",
+                "/var/lib/prometheus/node-exporter",
+                "folder for the text file that Prometheus' node exporter reads; null: none is written",
+                null=True,
+            ),
+            "mail": Key(
+                "mail",
+                None,
+                "who gets a mail when something changed, by /usr/sbin/sendmail; null: nobody. For a"
+                " webhook, write its URL to the file /var/lib/saltberry/drift-webhook on the master,"
+                " where no node can read it",
+                null=True,
+            ),
+        },
+    ),
+    "page": Group(
+        "The rack as a web page on the master. See docs/drift.md",
+        used="salt/page/served.sls",
+        keys={
+            "enabled": Key(
+                "yes-no",
+                False,
+                "true needs allow or password",
+                used="salt/page/init.sls salt/drift/installed.sls",
+            ),
+            "port": Key("port", 8080, "TCP port of the page on the master", least=1, most=65535),
+            "allow": Key(
+                "list",
+                [],
+                "who may see it: networks or addresses, for example [192.168.1.0/24]",
+                of=Key("address-or-network", least=8, most=32, what="it is of a home or an office"),
+                what="networks or addresses",
+            ),
+            "password": Key(
+                "yes-no",
+                False,
+                "true: name and password are asked for, as in /etc/nginx/saltberry-page.htpasswd on"
+                " the master",
+            ),
+            "every_minutes": Key(
+                "number",
+                5,
+                "made anew this often",
+                used="salt/page/made.sls",
+                least=1,
+                most=1440,
+                unit="minutes",
+            ),
+        },
+    ),
 }

@@ -285,6 +285,12 @@ def address(path: str, value: Any, _: Any = None) -> list[str]:
     return []
 
 
+def _address_or_network(path: str, value: Any, key: Any) -> list[str]:
+    """Refuse what is neither an address nor a network of the size that ``key`` allows."""
+    is_network = isinstance(value, str) and "/" in value
+    return _network(path, value, key) if is_network else address(path, value)
+
+
 def _url(path: str, value: Any, _: Any = None) -> list[str]:
     example = "http://192.168.1.10/apt"
     problems = _text(path, value, example)
@@ -472,6 +478,7 @@ KINDS = {
         "rack.lan",
     ),
     "network": Kind(_network, "an IPv4 network, like 192.168.1.0/24"),
+    "address-or-network": Kind(_address_or_network, "an IPv4 address or network"),
     "address": Kind(address, "an IPv4 address, like 192.168.1.21"),
     "port": Kind(_port, "a TCP port that nothing else on a control plane has"),
     # where things come from
@@ -509,6 +516,11 @@ KINDS = {
         "name of a device that stays the same (see `ls /dev/disk/by-id`)",
         "/dev/disk/by-id/usb-WD_Elements_25A3_1234-0:0",
     ),
+    "path": _pattern(
+        r"(/(?!\.\.?(/|\Z))[A-Za-z0-9._+-]+)+",
+        "path from the root (letters, digits and . _ + -, no .., no slash at the end)",
+        "/srv/nfs/drift",
+    ),
     "size": Kind(_size, "a whole number of M, G or T, from 256M to 16T"),
     "log-size": _pattern(r"[1-9][0-9]{0,5}[kmg]", "size of a log file", "10m"),
     "volume-name": Kind(_volume_name, "a name of lower-case letters, digits, _ and -"),
@@ -526,6 +538,7 @@ KINDS = {
         "public key as ssh has it, on one line",
         "ssh-ed25519 AAAAC3… me@laptop",
     ),
+    "mail": _pattern(r"[A-Za-z0-9._%+-]+(@[A-Za-z0-9.-]+)?", "mail address", "me@example.org"),
     "timezone": _pattern(r"[A-Za-z]+([/_+-][A-Za-z0-9]+)*", "time zone", "Europe/Berlin"),
     "shell": _pattern(r"(/[A-Za-z0-9][A-Za-z0-9._-]*)+", "path of a program", "/bin/bash"),
     "wifi-name": _pattern(r"[^\x00-\x1f;\x22\\]{1,32}", "name of a wifi", "berries"),

@@ -158,3 +158,27 @@ reconcile:
   # a member that wants a reboot (boot flags, config.txt, a new kernel) is drained and rebooted, one
   # at a time; false: that is left to you
   reboot: true
+
+# Is every node still what this pillar describes? See docs/drift.md
+drift:
+  enabled: true  # false: no timer; `salt-run drift.check` works all the same
+  every_minutes: 60  # check the whole rack this often
+  parallel: 3  # nodes at a time
+  node_timeout: 300  # seconds that a node has to compare itself with its states
+  path: null  # folder for results and history; null: <nfs.path>/drift, on the disk of the share
+  keep: 400  # how many checks are kept
+  # folder for the text file that Prometheus' node exporter reads; null: none is written
+  prometheus: /var/lib/prometheus/node-exporter
+  # who gets a mail when something changed, by /usr/sbin/sendmail; null: nobody. For a webhook,
+  # write its URL to the file /var/lib/saltberry/drift-webhook on the master, where no node can read
+  # it
+  mail: null
+
+# The rack as a web page on the master. See docs/drift.md
+page:
+  enabled: false  # true needs allow or password
+  port: 8080  # TCP port of the page on the master
+  allow: []  # who may see it: networks or addresses, for example [192.168.1.0/24]
+  # true: name and password are asked for, as in /etc/nginx/saltberry-page.htpasswd on the master
+  password: false
+  every_minutes: 5  # made anew this often

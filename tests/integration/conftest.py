@@ -42,6 +42,7 @@ REPO = Path(__file__).resolve().parents[2]
 COPIED = (
     "_cache",
     "_modules",
+    "_output",
     "_pillar",
     "_runners",
     "_states",

@@ -97,6 +97,8 @@ PILLARS: dict[str, dict[str, Any]] = {
         "nodes": {"cp1": {"system": {"journal": "disk", "packages": []}}},
     },
     "as the image has it": {"ssh": {"harden": False}, "system": {"wifi_power_save": True}},
+    "a page for the home": {"page": {"enabled": True, "allow": ["192.168.1.0/24"], "password": True}},
+    "no checks": {"drift": {"enabled": False}},
 }  # fmt: skip
 
 
@@ -200,7 +202,8 @@ def test_every_component_stands_on_its_own(loaders: Any) -> None:
     for sls in ("base", "containerd", "kubernetes", "kubeadm.initialized", "kubeadm.joined", "cni",
                 "mirror", "kubeconfig", "salt_master", "salt_minion", "nfs.server", "nfs.client",
                 "container_storage", "container_storage.mounted", "docker", "system", "users", "sshd", "clock",
-                "journal", "updates", "watchdog", "wifi", "firmware"):  # fmt: skip
+                "journal", "updates", "watchdog", "wifi", "firmware", "drift",
+                "page"):  # fmt: skip
         low = modules.state.show_low_sls(sls)
         assert low
         assert all(isinstance(chunk, dict) for chunk in low), low
@@ -289,6 +292,30 @@ def test_the_mirror_is_for_the_rack(highstate: Any, name: str, listen: str | Non
     registry = yaml.safe_load(values(low, "mirror-registry-config")["contents"])
     assert registry["http"]["addr"] == f"{listen or ''}:5000"
     assert registry["storage"]["maintenance"]["readonly"]["enabled"] is True
+
+
+MASTER = ["storage", "master"]
+
+
+def test_the_rack_is_checked_by_a_timer_on_the_master_alone(highstate: Any) -> None:
+    assert values(highstate(MASTER), "drift-timer-running")["enable"] is True
+    assert not {"drift-timer-running", "drift-timer-dead"} & set(order(highstate(["worker"])))
+    low = highstate(MASTER, "no checks")
+    assert values(low, "drift-timer-dead")["enable"] is False
+    assert "drift-timer-running" not in order(low)
+
+
+def test_the_page_is_off_and_nginx_has_no_site_for_it_unless_asked_for(highstate: Any) -> None:
+    assert values(highstate(MASTER), "page-nginx-site-absent")["fun"] == "absent"
+    assert "page-nginx-site" not in order(highstate(MASTER))
+    low = highstate(MASTER, "a page for the home")
+    site = values(low, "page-nginx-site")["contents"]
+    assert "allow 192.168.1.0/24;" in site
+    assert site.index("deny all;") > site.index("allow 127.0.0.0/8;")
+    assert "auth_basic_user_file /etc/nginx/saltberry-page.htpasswd;" in site
+    assert "listen 8080;" in site
+    assert "default-src 'none'" in site
+    assert values(low, "page-passwords")["fun"] == "exists"
 
 
 def order(low: Low) -> list[str]:

@@ -5,5 +5,7 @@ include:
   - system
   - salt_master
   - reconcile
+  - drift
+  - page
   - kubeconfig
   - salt_minion

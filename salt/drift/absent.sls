@@ -1,0 +1,12 @@
+# No checks by themselves; results and history stay, and `salt-run drift.check` works.
+drift-timer-dead:
+  service.dead:
+    - name: saltberry-drift.timer
+    - enable: False
+{% for unit in ['saltberry-drift.timer', 'saltberry-drift.service'] %}
+drift-{{ unit }}-absent:
+  file.absent:
+    - name: /etc/systemd/system/{{ unit }}
+    - require:
+      - service: drift-timer-dead
+{% endfor %}
