@@ -1,6 +1,6 @@
 """Container data moves to another disk: real docker, real containerd, and the plug pulled anywhere.
 
-SALTBERRY_KILLS says at how many random times the move is killed (default 12).
+SALTBERRY_KILLS says at how many random times the move is killed (default 6).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lab.progress import Progress
 from tests.lab.conftest import NAME
 from tests.lab.storage_node import TARGET, StorageNode, image
 
-KILLS = int(os.environ.get("SALTBERRY_KILLS", "12"))
+KILLS = int(os.environ.get("SALTBERRY_KILLS", "6"))
 LOCAL = {"docker": "/var/lib/docker", "containerd": "/var/lib/containerd"}
 MOVED = {"docker": f"{TARGET}/docker", "containerd": f"{TARGET}/containerd"}
 MIGRATE = ("salt-call", "--local", "container_storage.migrate")
