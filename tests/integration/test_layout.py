@@ -168,8 +168,14 @@ def test_pillar_of_a_worker_has_nothing_that_is_for_others(
         "nfs",
         "container_storage",
         "docker",
+        "system",
+        "users",
+        "ssh",
         "cards",  # the wifi's password is a file on the master
+        "strangers",  # how many keys may wait; whose, is a file on the master
         "reconcile",
+        "drift",
+        "page",
         "node",
         "cluster",
     }
