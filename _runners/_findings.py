@@ -33,6 +33,9 @@ DEEPEST = 6
 # Characters of one state's changes
 ROOM = 40_000
 
+# Salt's word under every file that would be changed
+_BOILERPLATE = "Note: No changes made, actual changes may\nbe different due to other states."
+
 Mask = Callable[[Any], Any]
 
 
@@ -82,11 +85,15 @@ def _entry(entry: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
     """Return one drifted state of a node's answer."""
     texts = ("id", "sls", "function", "name", "comment")
     return {
-        **{key: str(mask(_text(str(entry.get(key) or "")))) for key in texts},
+        **{key: str(mask(_text(_said(entry.get(key))))) for key in texts},
         "changes": mask(bounded(entry.get("changes") or {})),
         "failed": entry.get("failed") is True,
         "follows": [_text(str(name)) for name in _listed(entry.get("follows"))[:MOST_STATES]],
     }
+
+
+def _said(value: Any) -> str:
+    return str(value or "").replace(_BOILERPLATE, "").rstrip()
 
 
 def _listed(value: Any) -> list[Any]:
@@ -331,6 +338,8 @@ def change_lines(changes: Any, path: str = "") -> list[str]:
     """
     if isinstance(changes, str):
         lines = changes.splitlines()
+        if [line[:4] for line in lines[:2]] == ["--- ", "+++ "]:
+            lines = lines[2:]  # names of files that are the state's
         return lines if len(lines) > 1 or not path else [f"{path}: {changes}"]
     if isinstance(changes, Mapping) and {"old", "new"} == set(changes):
         return _old_and_new(path, changes["old"], changes["new"])

@@ -88,13 +88,16 @@ def test_there_are_enough_kinds_of_things_to_break() -> None:
 @pytest.fixture(scope="module")
 def mended(lab: Lab) -> Iterator[Lab]:
     """The rack with SETTINGS, as its states want it."""
+    lab.wait(
+        "the admin's kubeconfig, which the master brings when the cluster is there",
+        lambda: lab.master.run("test", "-s", "/root/.kube/config", check=False).returncode == 0,
+    )
     before = lab.master.run("cat", PILLAR).stdout
     rack = {**yaml.safe_load(before), **SETTINGS}
     lab.master.write(PILLAR, yaml.safe_dump(rack))
     try:
         for name in ("nfs1", "cp1", "pi-01"):
-            done = fix(lab, name)
-            assert done["nodes"][name]["status"] == "clean", done
+            assert_clean(name, fix(lab, name))
         yield lab
     finally:
         lab.master.write(PILLAR, before)
@@ -120,6 +123,18 @@ def check(lab: Lab) -> dict[str, Any]:
 
 def fix(lab: Lab, name: str) -> dict[str, Any]:
     return drift(lab, "drift.fix", name)
+
+
+def assert_clean(name: str, done: dict[str, Any]) -> None:
+    """Fail with what differs, and not with the first characters of everything."""
+    entry = done["nodes"][name]
+    left = [(state["id"], state["comment"], state["changes"]) for state in entry["drift"]]
+    assert (entry["status"], left, entry["reason"], done["applied"]["problem"]) == (
+        "clean",
+        [],
+        "",
+        "",
+    )
 
 
 def causes(found: dict[str, Any]) -> dict[str, set[str]]:
@@ -154,7 +169,7 @@ def test_everything_broken_by_hand_is_named_exactly_and_mended(mended: Lab) -> N
         assert found["retcode"] == 1
         for name, states in expected.items():
             done = fix(lab, name)
-            assert done["applied"]["problem"] == "", done["applied"]
+            assert_clean(name, done)
             named = {state["id"] for state in done["applied"]["changed"]}
             assert states <= named, "it does not show what it did"
         assert causes(check(lab)) == {"nfs1": set(), "cp1": set(), "pi-01": set()}
@@ -172,7 +187,7 @@ def test_a_change_by_hand_is_on_the_page_after_the_timers_next_run(mended: Lab) 
     page = {"enabled": True, "allow": [f"{lab.node('cp1').ip}/32"]}
     lab.master.write(PILLAR, yaml.safe_dump({**yaml.safe_load(before), "page": page}))
     try:
-        assert fix(lab, "nfs1")["nodes"]["nfs1"]["status"] == "clean"
+        assert_clean("nfs1", fix(lab, "nfs1"))
         lab.node("pi-01").run("sh", "-c", "echo '# made by hand' >>/etc/crictl.yaml")
         lab.wait("no check going on", lambda: lab.master.run(
             "systemctl", "start", "saltberry-drift.service", check=False).returncode == 0, 300)  # fmt: skip

@@ -183,6 +183,18 @@ def test_a_diff_shows_files_values_and_reasons() -> None:
     assert "follows from: z" in shown
 
 
+def test_what_salt_says_of_every_file_is_left_out() -> None:
+    comment = (
+        "The file /x is set to be changed\n"
+        "Note: No changes made, actual changes may\nbe different due to other states."
+    )
+    found = row(state(comment=comment, changes={"diff": "--- \n+++ \n@@ -1 +1 @@\n-a\n+b\n"}))[
+        "drift"
+    ][0]
+    assert findings.notes(found) == ["The file /x is set to be changed"]
+    assert findings.change_lines(found["changes"]) == ["@@ -1 +1 @@", "-a", "+b"]
+
+
 def test_no_news_is_the_same_verdict_whatever_the_texts_say() -> None:
     before = findings.verdict(document(a=DRIFTED, b=GONE)["nodes"])
     other = row(state(comment="said in other words"))
