@@ -75,9 +75,10 @@ def test_people_of_the_pillar_come_in_with_keys_and_nobody_with_a_password(
              "echo 'ssh-ed25519 AAAA evil' >>/home/anna/.ssh/authorized_keys;"
              "sed -i s/volatile/persistent/ /etc/systemd/journald.conf.d/*.conf")  # fmt: skip
     drifted = applied(lab, "test=True")
-    assert {"sshd-hardened", "users-sudo", "users-anna-keys"} <= set(drifted), drifted
-    assert any(name.startswith("journal") for name in drifted), drifted
-    assert len(drifted) == 4, drifted
+    # the journal's file, and the restart that follows it
+    journal = {name for name in drifted if name.startswith("journal")}
+    assert "journal-config" in journal
+    assert set(drifted) - journal == {"sshd-hardened", "users-sudo", "users-anna-keys"}
     assert {found["result"] for found in applied(lab).values()} == {True}
     assert applied(lab) == {}
 
