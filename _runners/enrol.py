@@ -72,6 +72,7 @@ SHIPPED = {
     "upstream.lock": "install/salt.lock",
     "minion.conf.in": "etc/minion.d/saltberry.conf.in",
     "salt-minion.service": "etc/systemd/salt-minion.service",
+    "salt_patch.py": "install/salt_patch.py",
     "saltberry-firstboot.service": "etc/systemd/saltberry-firstboot.service",
 }
 WRITER = "install/card.py"

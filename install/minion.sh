@@ -18,7 +18,7 @@
 #
 # Needs nothing but Python 3.11 or newer: no apt, no internet. Changes nothing when all is as it should
 # be, so it can be run again, also after a power cut in the middle. Self-contained on a card: looks for
-# minion.conf.in and salt-minion.service beside itself, else in the checkout. Errors go to standard
+# minion.conf.in, salt-minion.service and salt_patch.py beside itself, else in the checkout. Errors go to standard
 # error with exit code 1; 2 means that the arguments are wrong.
 set -euo pipefail
 
@@ -196,6 +196,8 @@ install_salt() {
         echo "$python" >"$venv/.complete"
         prune "${venv##*/}" "$(readlink "$OPT/salt" || true)"
     fi
+    # -B: nothing is compiled for the sake of asking.
+    [[ $("$venv/bin/python" -IB "$(shipped salt_patch.py install/salt_patch.py)") != patched ]] || changed
     link "$(basename "$venv")" "$OPT/salt"
 }
 
@@ -323,6 +325,7 @@ main() {
     check_system
     shipped minion.conf.in etc/minion.d/saltberry.conf.in >/dev/null
     shipped salt-minion.service etc/systemd/salt-minion.service >/dev/null
+    shipped salt_patch.py install/salt_patch.py >/dev/null
     setup_minion
     if [[ -e $OPT/.changed ]]; then rm "$OPT/.changed"; else say "nothing to change"; fi
 }

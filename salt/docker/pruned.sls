@@ -43,6 +43,9 @@ docker-prune-dead:
   service.dead:
     - name: saltberry-docker-prune.timer
     - enable: False
+    - onlyif:
+      - fun: service.available
+        name: saltberry-docker-prune.timer
 
 docker-prune-absent:
   file.absent:

@@ -3,6 +3,9 @@ drift-timer-dead:
   service.dead:
     - name: saltberry-drift.timer
     - enable: False
+    - onlyif:
+      - fun: service.available
+        name: saltberry-drift.timer
 {% for unit in ['saltberry-drift.timer', 'saltberry-drift.service'] %}
 drift-{{ unit }}-absent:
   file.absent:

@@ -7,3 +7,6 @@ mirror-registry-dead:
   service.dead:
     - name: docker-registry
     - enable: False
+    - onlyif:
+      - fun: service.available
+        name: docker-registry

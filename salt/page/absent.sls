@@ -3,6 +3,9 @@ page-timer-dead:
   service.dead:
     - name: saltberry-page.timer
     - enable: False
+    - onlyif:
+      - fun: service.available
+        name: saltberry-page.timer
 {% for path in [
       '/etc/systemd/system/saltberry-page.timer', '/etc/systemd/system/saltberry-page.service',
       '/srv/saltberry/page/index.html'] %}

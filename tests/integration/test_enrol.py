@@ -72,8 +72,8 @@ def test_a_card_has_all_that_first_boot_needs(
     assert made["card"] == str(card)
     assert {path.name for path in card.iterdir()} == {
         "card.env", "firstboot.sh", "master.pub", "minion.conf.in", "minion.pem", "minion.pub",
-        "minion.sh", "salt-minion.service", "salt.lock", "saltberry-firstboot.service", "start.sh",
-        "upstream.lock", "wheelhouse.sh",
+        "minion.sh", "salt-minion.service", "salt.lock", "salt_patch.py", "saltberry-firstboot.service",
+        "start.sh", "upstream.lock", "wheelhouse.sh",
     }  # fmt: skip
     assert (card / "card.env").read_text(encoding="utf-8").splitlines() == [
         f"ID={NODE}", "MASTER=192.168.1.10", "MIRROR=http://192.168.1.10",

@@ -3,6 +3,9 @@ nfs-server-dead:
   service.dead:
     - name: nfs-server
     - enable: False
+    - onlyif:
+      - fun: service.available
+        name: nfs-server
 
 nfs-exports-absent:
   file.absent:

@@ -28,6 +28,7 @@ def card(tmp_path: Path, pi: Pi, keys: Path) -> Iterator[Path]:
         shutil.copy(INSTALL / name, folder)
     shutil.copy(REPO / "etc/minion.d/saltberry.conf.in", folder / "minion.conf.in")
     shutil.copy(REPO / "etc/systemd/salt-minion.service", folder)
+    shutil.copy(REPO / "install/salt_patch.py", folder)
     shutil.copy(pi.wheels / "salt.lock", folder)
     for name in ("minion.pem", "minion.pub"):
         shutil.copy(keys / name, folder)
