@@ -176,11 +176,16 @@ def _asked_for(
     chunk: Mapping[str, Any], function: str, low: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any]:
     """Return the arguments that a state was given."""
-    for given in low:
-        same = given.get("__id__") == chunk.get("__id__") and given.get("name") == chunk.get("name")
-        if same and f"{given.get('state')}.{given.get('fun')}" == function:
-            return given
-    return {}
+    same = [
+        given
+        for given in low
+        if given.get("__id__") == chunk.get("__id__")
+        and f"{given.get('state')}.{given.get('fun')}" == function
+    ]
+    named = [given for given in same if given.get("name") == chunk.get("name")]
+    # module.run answers with a name that it was not given: that of the function it ran.
+    found = named or (same if len(same) == 1 else [])
+    return found[0] if found else {}
 
 
 def _secret(name: str, asked: Mapping[str, Any]) -> bool:

@@ -21,6 +21,12 @@ SETTINGS = {
     "users": {"anna": {"sudo": True, "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 anna@laptop"]}},
     "system": {"journal": "memory"},
 }
+# An older kubectl, and an empty one: no mirror has two versions.
+DOWNGRADE = (
+    "mkdir -p /tmp/old/DEBIAN && cd /tmp && printf "
+    r"'Package: kubectl\nVersion: 1.19.0\nArchitecture: all\nMaintainer: eve\nDescription: old\n' "
+    ">old/DEBIAN/control && dpkg-deb --build old old.deb && dpkg --install --force-all old.deb"
+)
 
 
 class Break(NamedTuple):
@@ -63,8 +69,9 @@ BREAKS = [
     Break("nfs1", "nfs-folder-/srv/nfs/nodes/cp1", "chown root:root /srv/nfs/nodes/cp1"),
     # packages
     Break("pi-01", "kubernetes-packages", "apt-mark unhold kubelet"),
-    Break("pi-01", "nfs-client-packages", "dpkg --remove --force-depends rsync"),
+    Break("pi-01", "kubernetes-tools", "dpkg --remove --force-depends socat"),
     Break("cp1", "kubernetes-tools", "dpkg --remove --force-depends ethtool"),
+    Break("cp1", "kubernetes-packages", DOWNGRADE),
     Break("nfs1", "kubeconfig-kubectl", "apt-mark unhold kubectl"),
     # units
     Break("pi-01", "kubernetes-kubelet-enabled", "systemctl disable kubelet"),
@@ -158,12 +165,12 @@ def test_everything_broken_by_hand_is_named_exactly_and_mended(mended: Lab) -> N
     lab.master.run("systemctl", "stop", "saltberry-reconcile.timer")
     try:
         for made in BREAKS:
-            command = made.command.format(mirror=lab.rack.master_ip)
+            command = made.command.replace("{mirror}", lab.rack.master_ip)
             lab.node(made.node).run("sh", "-c", command)
         found = check(lab)
         expected: dict[str, set[str]] = {"nfs1": set(), "cp1": set(), "pi-01": set()}
         for made in BREAKS:
-            expected[made.node].add(made.state.format(mirror=lab.rack.master_ip))
+            expected[made.node].add(made.state.replace("{mirror}", lab.rack.master_ip))
         expected["nfs1"].add("reconcile-saltberry-reconcile.timer-running")
         assert causes(found) == expected
         assert found["retcode"] == 1

@@ -104,8 +104,9 @@ def test_what_would_only_follow_names_its_cause(minion: Minion) -> None:
     minion.state("config", None, changes={"diff": "+x"}, path="/etc/c")
     minion.state("service", None, function="service.running", watch=[{"file": "config"}])
     minion.state(
-        "by name", None, function="module.run", onchanges=[{"file": "/etc/c"}], changes={"ret": 1}
-    )
+        "by name", None, function="module.run", onchanges=[{"file": "/etc/c"}], changes={"ret": 1},
+        name="['service.systemctl_reload']",
+    )  # fmt: skip
     minion.state("by sls", None, function="module.run", onchanges=[{"sls": "x"}])
     minion.state(
         "dead one",
