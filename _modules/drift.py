@@ -38,6 +38,8 @@ LONGEST_TEXT = 4000
 
 # What Salt says of a state that did not run because another one failed: never the cause
 _FOLLOWED = ("One or more requisite failed", "State was not run because")
+# What service.running says in test mode when what it watches changes, and it is not running anyway
+_DEAD = "Service is set to be started"
 _TRIGGERS = ("watch", "watch_any", "onchanges", "onchanges_any", "listen", "listen_any")
 _RUNNING = re.compile(r'The function "state\..*" is running as PID ')
 
@@ -248,7 +250,7 @@ def _causes(
     A state with ``onchanges`` never runs otherwise. One with ``watch`` has changes of its own when
     it differs by itself, and none when it is only told to restart.
     """
-    if chunk["result"] is False:
+    if chunk["result"] is False or str(chunk.get("comment")) == _DEAD:
         return []
     kinds = [kind for kind in _TRIGGERS if asked.get(kind)]
     if not any(kind.startswith("onchanges") for kind in kinds) and chunk.get("changes"):

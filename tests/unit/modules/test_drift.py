@@ -115,7 +115,12 @@ def test_what_would_only_follow_names_its_cause(minion: Minion) -> None:
         watch=[{"file": "config"}],
         changes={"dead": 1},
     )
+    minion.state(
+        "stopped", None, function="service.running", watch=[{"file": "config"}],
+        comment="Service is set to be started",
+    )  # fmt: skip
     follows = {entry["id"]: entry["follows"] for entry in drift.look()["drift"]}
+    assert follows["stopped"] == [], "it would have to be started without the change, too"
     assert follows["config"] == []
     assert follows["service"] == ["config"]
     assert follows["by name"] == ["config"]
