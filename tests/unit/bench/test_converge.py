@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bench import converge
 from bench.converge import Wrong, ansible_changes, quiet, salt_changes
 
 SAID = """\
@@ -70,3 +71,9 @@ def test_only_a_run_without_changes_is_quiet() -> None:
     quiet("Salt", {"pi-01": set()})
     with pytest.raises(Wrong, match=r"Salt is no no-op: \{'pi-02': \['a'\]\}"):
         quiet("Salt", {"pi-01": set(), "pi-02": {"a"}})
+
+
+def test_a_machine_without_ansible_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converge.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(converge, "program", lambda: "/nowhere/ansible-playbook")
+    assert converge.lacking() == "Ansible is not here: run tools/venv bench"
