@@ -41,8 +41,9 @@ lint: dev ## ruff, mypy, yamllint, salt-lint, shellcheck
 	.venv/bin/salt-lint $$(git ls-files 'salt/*.sls' 'pillar/*.sls' 'reactor/*.sls')
 	.venv/bin/shellcheck rack tools/venv install/*.sh lab/kubernetes/build.sh .ci/run
 
-bench: dev ## join, burst, migration, footprint and card writes against their peers, as ratios (needs root)
-	@for name in join burst migration footprint card; do .venv/bin/python -m bench.$$name || exit 1; done
+bench: dev ## join, burst, migration, no-op runs, footprint, card writes against their peers (needs root)
+	@tools/venv bench >/dev/null
+	@for name in join burst migration converge footprint card; do .venv/bin/python -m bench.$$name || exit 1; done
 
 clean: ## remove every rack, image and cache the lab made
 	@./rack clean

@@ -103,11 +103,16 @@ def _locked(journal: Any) -> Iterator[int]:
 # --- facts --------------------------------------------------------------------------------------
 
 
-def _unit_facts(unit: str) -> dict[str, str]:
-    """Return some of what systemd knows of a unit."""
+def _unit_facts(units: Sequence[str]) -> list[dict[str, str]]:
+    """Return some of what systemd knows of units, in their order; nothing where it does not answer."""
     names = "LoadState,ActiveState,FragmentPath,DropInPaths,MainPID"
-    shown = _run(["systemctl", "show", unit, f"--property={names}"])["stdout"]
-    return dict(line.partition("=")[::2] for line in shown.splitlines() if "=" in line)
+    shown = _run(["systemctl", "show", *units, f"--property={names}"])["stdout"]
+    blocks = shown.strip().split("\n\n")
+    blocks += [""] * (len(units) - len(blocks))
+    return [
+        dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
+        for block in blocks
+    ]
 
 
 def _active(unit: str) -> bool:
@@ -132,8 +137,20 @@ def _service(engine: str, facts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _engine(engine: str) -> dict[str, Any]:
-    """Return one engine's facts: folder, where that is set, and why it could not be moved."""
-    facts = _unit_facts(_UNIT[engine])
+    return _engines([engine])[engine]
+
+
+def _engines(engines: Sequence[str] = ENGINES) -> dict[str, dict[str, Any]]:
+    """Return each engine's facts: folder, where that is set, and why it could not be moved."""
+    if not engines:
+        return {}
+    said = _unit_facts([_UNIT[engine] for engine in engines])
+    return {
+        engine: _engine_facts(engine, facts) for engine, facts in zip(engines, said, strict=True)
+    }
+
+
+def _engine_facts(engine: str, facts: Mapping[str, str]) -> dict[str, Any]:
     default = __utils__["engine_config.default_root"](engine)
     found: dict[str, Any] = {
         "installed": facts.get("LoadState") == "loaded", "state": facts.get("ActiveState", ""),
@@ -225,7 +242,7 @@ def roots() -> dict[str, dict[str, str]]:
 
         salt 'pi-01' container_storage.roots
     """
-    found = {engine: _engine(engine) for engine in ENGINES}
+    found = _engines()
     return {
         engine: {"root": facts["root"], "root_from": facts["root_from"]}
         for engine, facts in found.items()
@@ -273,8 +290,9 @@ def pending(target: str, engines: Sequence[str] | None = None) -> dict[str, dict
         salt 'pi-01' container_storage.pending /srv/containers
     """
     found = {}
-    for engine, wanted in targets(target, engines).items():
-        facts = _engine(engine)
+    wanted_of = targets(target, engines)
+    for engine, facts in _engines(list(wanted_of)).items():
+        wanted = wanted_of[engine]
         if facts["installed"] and os.path.realpath(facts["root"]) != os.path.realpath(wanted):
             found[engine] = {
                 "from": os.path.realpath(facts["root"]),
@@ -426,7 +444,7 @@ def plan(
 def _engine_problems(engines: Sequence[str] | None) -> list[str]:
     """Return why engines cannot be moved, before a target is looked at."""
     wanted = targets(LOCAL, engines)
-    facts = {engine: _engine(engine) for engine in wanted}
+    facts = _engines(list(wanted))
     there = [engine for engine in facts if facts[engine]["installed"]]
     problems = [
         f"{engine} is not installed on this node; install it first, or leave it out of engines"
@@ -782,7 +800,7 @@ def _replaced_command(engine: str, facts: Mapping[str, Any], drop_in: str) -> st
 
     Raises ValueError when a flag cannot be taken out of it.
     """
-    unit = _unit_facts(_UNIT[engine])
+    [unit] = _unit_facts([_UNIT[engine]])
     paths = unit.get("DropInPaths", "").split()
     others = {**unit, "DropInPaths": " ".join(path for path in paths if path != drop_in)}
     service = _service(engine, others)
@@ -1143,7 +1161,8 @@ def _bring_tasks_back(had: Mapping[str, Mapping[str, Any]], strict: bool) -> Non
 
 def _check_containerd(root: str) -> None:
     """Raise RuntimeError unless the running containerd has its database open in ``root``."""
-    pid = _unit_facts(_UNIT["containerd"]).get("MainPID", "0")
+    [unit] = _unit_facts([_UNIT["containerd"]])
+    pid = unit.get("MainPID", "0")
     opened = []
     with contextlib.suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
@@ -1496,7 +1515,7 @@ def purge_problems() -> list[str]:
     if record is not None:
         return [f"a move to {record['target']} is unfinished ({record['phase']}); finish it first"]
     inside = __utils__["copy_target.inside"]
-    facts = {engine: _engine(engine) for engine in ENGINES}
+    facts = _engines()
     binds = _binds()
     problems = []
     for entry in _journal().history()["old_roots"]:

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Keep in memory the private key that signs a minion's messages. Run by the Python whose Salt it is for.
+"""Keep a minion's private key in memory once it is parsed. Run by the Python whose Salt it is for.
 
-Salt 3008.3 reads and parses `minion.pem` for every message it signs (`salt.crypt.sign_message`): OpenSSL
-checks an RSA key when it loads it, which takes 36 ms on a PC and several times that on a Pi. A highstate
-asks the file server some hundred times, so half of its time went there. Public keys, and private keys for
-decryption, are kept by Salt itself in the same way (`PublicKey.from_file`, `get_rsa_key`).
+OpenSSL checks an RSA key when it loads it, which takes 36 ms on a PC and several times that on a Pi. Salt
+3008.3 does that for every message that it signs (`salt.crypt.sign_message`), some hundred in a highstate,
+and again for each of the connections that a job opens (`AsyncAuth.get_keys`). Public keys, and the master's
+private one, are kept by Salt itself in a like way (`PublicKey.from_file`, `get_rsa_key`).
+
+What is kept goes by the key's own text, so that another key is another one at once. A job is a fork of the
+minion and finds the key parsed.
 
 Does nothing the second time. A Salt that has other words there (it is mended upstream, or moved) is left
 as it is, and still works. A daemon that runs keeps the old code until it is started again.
@@ -19,20 +22,35 @@ import tempfile
 from pathlib import Path
 
 SLOW = """\
-    return PrivateKey.from_file(privkey_path, passphrase).sign(message, algorithm)
+class PrivateKey(BaseKey):
+    def __init__(self, key_bytes, passphrase=None):
+        log.debug("Loading private key")
+        if passphrase:
+            password = passphrase.encode()
+        else:
+            password = None
+        try:
+            self.key = serialization.load_pem_private_key(key_bytes, password=password)
 """
 FAST = """\
-    # Saltberry: the parsed key is kept, for as long as the file is the same (install/salt_patch.py).
-    stat = os.stat(privkey_path)
-    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    kept = _signing_keys.get(privkey_path)
-    if kept is None or kept[0] != (identity, passphrase):
-        key = PrivateKey.from_file(privkey_path, passphrase)
-        kept = _signing_keys[privkey_path] = ((identity, passphrase), key)
-    return kept[1].sign(message, algorithm)
+# Saltberry: a key that was parsed is kept (install/salt_patch.py).
+import functools
 
 
-_signing_keys = {}
+@functools.lru_cache(maxsize=8)
+def _parsed_private_key(key_bytes, password):
+    return serialization.load_pem_private_key(key_bytes, password=password)
+
+
+class PrivateKey(BaseKey):
+    def __init__(self, key_bytes, passphrase=None):
+        log.debug("Loading private key")
+        if passphrase:
+            password = passphrase.encode()
+        else:
+            password = None
+        try:
+            self.key = _parsed_private_key(key_bytes, password)
 """
 
 

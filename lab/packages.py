@@ -37,6 +37,8 @@ NODE_PACKAGES: Mapping[str, tuple[str, ...]] = {
     "storage server": ("e2fsprogs", "nfs-kernel-server", "rsync"),
     "storage client": ("e2fsprogs", "nfs-common", "rsync"),
     "admin": ("gnupg", "jq", "python3-venv"),
+    # What bench.converge compares with needs it on the node; Raspberry Pi OS has it.
+    "ansible": ("python3-apt",),
 }
 
 _KUBELET_UNIT = """\

@@ -1,4 +1,4 @@
-"""The change to Salt's `sign_message`, on the Salt that the project pins."""
+"""The change to how Salt loads a private key, on the Salt that the project pins."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_pinned_salt_is_patched_once(upstream: Path) -> None:
 
 def test_other_words_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "crypt.py"
-    path.write_text("def sign_message():\n    return None\n")
+    path.write_text("class PrivateKey:\n    pass\n")
     before = path.stat().st_mtime_ns
     assert salt_patch.patch(path) == "unknown"
     assert path.stat().st_mtime_ns == before
@@ -66,20 +66,30 @@ def test_a_key_is_parsed_once(
     crypt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = new_key(crypt, tmp_path / "pki")
-    parsed: list[str] = []
-    real = crypt.PrivateKey.from_file.__func__
+    parsed: list[bytes] = []
+    real = crypt.serialization.load_pem_private_key
 
-    def counted(cls: type, path: str, *args: object) -> object:
-        parsed.append(path)
-        return real(cls, path, *args)
+    def counted(key_bytes: bytes, password: bytes | None) -> object:
+        parsed.append(key_bytes)
+        return real(key_bytes, password=password)
 
-    monkeypatch.setattr(crypt.PrivateKey, "from_file", classmethod(counted))
+    monkeypatch.setattr(crypt.serialization, "load_pem_private_key", counted)
+    public = str(path.with_suffix(".pub"))
+    # As a message is signed, and as each connection of a job has it
     for message in (b"one", b"two", b"three"):
         signature = crypt.sign_message(str(path), message, None, ALGORITHM)
-        public = str(path.with_suffix(".pub"))
         assert crypt.verify_signature(public, message, signature, ALGORITHM)
-        assert signature == salt.crypt.PrivateKey.from_file(str(path)).sign(message, ALGORITHM)
-    assert parsed == [str(path)]
+        assert crypt.PrivateKey.from_str(path.read_text()).sign(message, ALGORITHM) == signature
+    assert parsed == [path.read_bytes()]
+
+
+def test_a_passphrase_is_still_needed(crypt: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "pki").mkdir()
+    path = crypt.write_keys(str(tmp_path / "pki"), "minion", 2048, passphrase="right")
+    crypt.sign_message(path, b"one", "right", ALGORITHM)
+    for wrong in (None, "wrong"):
+        with pytest.raises((crypt.InvalidKeyError, TypeError)):
+            crypt.sign_message(path, b"one", wrong, ALGORITHM)
 
 
 def test_a_new_key_in_the_same_place_is_used_at_once(crypt: ModuleType, tmp_path: Path) -> None:

@@ -58,9 +58,10 @@ class Node:
             states = [self.units.get(unit, {}).get("ActiveState", "inactive") for unit in argv[2:]]
             return {"retcode": 3, "stdout": "\n".join(states), "stderr": ""}
         assert argv[1] == "show", argv
-        facts = self.units.get(argv[2], {"LoadState": "not-found", "ActiveState": "inactive"})
-        shown = "\n".join(f"{key}={value}" for key, value in facts.items())
-        return {"retcode": 0, "stdout": shown, "stderr": ""}
+        unknown = {"LoadState": "not-found", "ActiveState": "inactive"}
+        found = [self.units.get(unit, unknown) for unit in argv[2:-1]]
+        shown = ["\n".join(f"{key}={value}" for key, value in unit.items()) for unit in found]
+        return {"retcode": 0, "stdout": "\n\n".join(shown), "stderr": ""}
 
 
 @pytest.fixture
