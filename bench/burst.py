@@ -7,6 +7,8 @@ systemd's path unit, which starts `rack.reconcile` when there is a request. So w
 master has to do for N nodes; on real Pis each brings its own processor for its states and packages, here
 all share this machine's.
 
+How much of that is the master's own work is told by processor time: a minion's is spent on its own Pi.
+
 The clock starts with the minions (cp1 is a member already) and stops when the last is Ready. One round has
 the master killed when half of them have joined, and started again.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import resource
 import sys
 import threading
 import time
@@ -24,7 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.loopback import Loopback, Peak, Starts, family, rack
+from bench.loopback import Loopback, Peak, Starts, cpu, family, rack
 
 NODES = (1, 10, 30)
 LIMIT = 1500  # seconds for one round
@@ -109,7 +112,8 @@ def measure(count: int, restart: bool, settings: dict[str, Any]) -> dict[str, An
             Peak(units.pids) as of_reconcile,
         ):
             began = time.monotonic()
-            made.start_minions("pis", nodes)
+            spent = [cpu(family(master)), ended_children()]
+            pis = made.start_minions("pis", nodes)
             away = 0.0
             if restart:
                 made.until(
@@ -122,6 +126,9 @@ def measure(count: int, restart: bool, settings: dict[str, Any]) -> dict[str, An
             made.until(lambda: set(nodes) <= ready(made), LIMIT, f"{count} nodes")
             seconds = time.monotonic() - began
             made.until(lambda: units.idle, 300, "the end of the reconcile")
+            # Those of reconcile have ended. A master that was killed has taken its count with it.
+            spent = [cpu(family(made.processes["master"].pid)) - spent[0] * (not restart),
+                     ended_children() - spent[1], cpu(family(pis))]  # fmt: skip
         starts.close()
         joined, tried = calls(made, "joined"), calls(made, "join")
         accepted = [starts.seen[node] - began for node in nodes if node in starts.seen]
@@ -138,7 +145,16 @@ def measure(count: int, restart: bool, settings: dict[str, Any]) -> dict[str, An
             "twice": sum(1 for node in nodes if joined[node] > 1),
             "master_mib": of_master.most,
             "reconcile_mib": of_reconcile.most,
+            "master_cpu": spent[0],
+            "reconcile_cpu": spent[1],
+            "minions_cpu": spent[2],
         }
+
+
+def ended_children() -> float:
+    """Return the processor time of this process's children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def ready(made: Loopback) -> set[str]:
@@ -188,7 +204,7 @@ def show(rounds: list[dict[str, Any]]) -> None:
     table = Table(title="a rack is switched on at once", title_justify="left")
     for column in (
         "nodes", "all connected s", "all Ready s", "tokens made", "left", "joins tried", "lost", "twice",
-        "master MiB", "reconcile MiB",
+        "master MiB", "reconcile MiB", "cpu s: master", "reconcile", "minions",
     ):  # fmt: skip
         table.add_column(column, justify="right")
     for row in rounds:
@@ -197,6 +213,7 @@ def show(rounds: list[dict[str, Any]]) -> None:
         table.add_row(
             name, accepted, f"{row['joined']:.1f}", str(row["tokens"]), str(row["tokens_left"]), str(row["tried"]),
             str(row["lost"]), str(row["twice"]), f"{row['master_mib']:.0f}", f"{row['reconcile_mib']:.0f}",
+            *(f"{row[of]:.0f}" for of in ("master_cpu", "reconcile_cpu", "minions_cpu")),
         )  # fmt: skip
     console.print(table)
     console.print(

@@ -84,6 +84,16 @@ def family(session: int) -> list[int]:
     return found
 
 
+def cpu(pids: Iterable[int]) -> float:
+    """Return the seconds of processor time of some processes and of their children that have ended."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, IndexError):
+            text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+            ticks += sum(map(int, text.rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 class Loopback:
     """One master's checkout, configuration and state, with its minions; made in a folder of its own."""
 
