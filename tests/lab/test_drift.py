@@ -178,8 +178,8 @@ def test_everything_broken_by_hand_is_named_exactly_and_mended(mended: Lab) -> N
         for name, states in expected.items():
             done = fix(lab, name)
             assert_clean(name, done)
-            named = {state["id"] for state in done["applied"]["changed"]}
-            assert states <= named, "it does not show what it did"
+            shown = {state["id"] for state in done["applied"]["changed"]}
+            assert states <= shown, "it does not show what it did"
         assert causes(check(lab)) == {"nfs1": set(), "cp1": set(), "pi-01": set()}
     finally:
         lab.master.run("systemctl", "start", "saltberry-reconcile.timer", check=False)
