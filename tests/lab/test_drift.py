@@ -197,7 +197,10 @@ def test_an_older_kubernetes_is_named_and_left_to_the_upgrade(mended: Lab) -> No
         assert "kubectl 1.19.0" in done["drift"][0]["comment"]
         assert "upgrade" in done["drift"][0]["comment"]
     finally:
-        mend = "apt-get install -y --allow-downgrades --allow-change-held-packages kubectl=1.20.2* >&2 && apt-mark hold kubectl"
+        mend = (
+            "apt-get install -y --allow-downgrades --allow-change-held-packages kubectl=1.20.2* >&2"
+            " && apt-mark hold kubectl"
+        )
         lab.node("cp1").run("sh", "-c", mend)
     assert causes(check(lab))["cp1"] == set()
 
