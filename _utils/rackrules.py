@@ -53,6 +53,7 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
         _check_places,
         _check_users,
         _check_page,
+        _check_firewall,
     )
     return [problem for rule in rules for problem in rule(pillar)]
 
@@ -360,6 +361,29 @@ def _check_page(pillar: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"page.port: {port} is the port of {taken[port]}; choose another, 8080 is usual"
         )
+    return problems
+
+
+def _check_firewall(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse an ``allow`` that says that the rack itself may not use ssh."""
+    network, nodes = _parse(pillar, "rack", "network"), pillar.get("nodes")
+    said = {"firewall.allow": get(pillar, "firewall", "allow")}
+    for node_id in nodes if isinstance(nodes, Mapping) else ():
+        path = f"{_values.join('nodes', node_id)}.firewall.allow"
+        said[path] = get(pillar, "nodes", node_id, "firewall", "allow")
+    problems = []
+    for path, allow in said.items():
+        if network is None or not isinstance(allow, list) or not allow:
+            continue
+        try:
+            merged = ipaddress.collapse_addresses(ipaddress.IPv4Network(str(each)) for each in allow)
+        except ValueError:
+            continue
+        if not any(network.subnet_of(each) for each in merged):
+            problems.append(
+                f"{path}: {_values.show(allow)} leaves out rack.network {network}, from which the nodes"
+                f" are looked after; add {network}"
+            )
     return problems
 
 

@@ -60,6 +60,9 @@ class Like(NamedTuple):
     meaning: str
 
 
+# Whom a firewall lets in; 0.0.0.0/0 is everybody
+_SOURCE = Key("address-or-network", least=0, most=32, what="it is a network of IPv4")
+
 SCHEMA: dict[str, Any] = {
     "rack": Group(
         "What the rack is called, and where it is",
@@ -121,6 +124,9 @@ SCHEMA: dict[str, Any] = {
             "container_storage": Like(
                 "container_storage",
                 "what differs here from container_storage, for example {backend: disk}",
+            ),
+            "firewall": Like(
+                "firewall", "what differs here from firewall, for example {enabled: true}"
             ),
             "system": Like(
                 "system", "what differs here from system, for example {config_txt: {gpu_mem: 64}}"
@@ -525,6 +531,41 @@ SCHEMA: dict[str, Any] = {
                 False,
                 "false: log in with keys only, as soon as the node has a key of root or of somebody"
                 " with sudo",
+            ),
+        },
+    ),
+    "firewall": Group(
+        "What may come in to the nodes. From rack.network, the pods and the services everything, from"
+        " elsewhere nothing but what is said here. See docs/node-preparation.md",
+        used="_modules/firewall.py",
+        keys={
+            "enabled": Key(
+                "yes-no",
+                False,
+                "whether the nodes have one",
+                used="salt/firewall/init.sls",
+            ),
+            "allow": Key(
+                "list",
+                [],
+                "who may use ssh: networks or addresses, with rack.network in them; none: rack.network",
+                of=_SOURCE,
+                what="networks or addresses",
+            ),
+            "ports": Key(
+                "list",
+                [],
+                "what else may come in, for example [{port: 6443, from: [192.168.7.0/24]}]. proto is tcp"
+                " unless it says udp; without from: from anywhere",
+                of=Key("open-port", of=_SOURCE),
+                what="ports",
+            ),
+            "node_ports": Key(
+                "list",
+                [],
+                "who may use the cluster's NodePorts, besides the rack: networks or addresses",
+                of=_SOURCE,
+                what="networks or addresses",
             ),
         },
     ),

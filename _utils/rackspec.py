@@ -142,6 +142,18 @@ def system(pillar: Mapping[str, Any], minion_id: str) -> dict[str, Any]:
     return found
 
 
+def firewall(pillar: Mapping[str, Any], minion_id: str) -> dict[str, Any]:
+    """Return what the pillar says of a minion's firewall.
+
+    pillar
+        The whole pillar, defaults merged.
+    minion_id
+        A minion; what ``nodes.<id>.firewall`` says is laid over what is said for all.
+    """
+    found: dict[str, Any] = _rules.of_node(pillar, minion_id, "firewall")
+    return found
+
+
 def settings() -> list[dict[str, Any]]:
     """Return all that may be set, in the order of the schema, each with what is known of it.
 

@@ -291,6 +291,31 @@ def _address_or_network(path: str, value: Any, key: Any) -> list[str]:
     return _network(path, value, key) if is_network else address(path, value)
 
 
+def _open_port(path: str, value: Any, key: Any) -> list[str]:
+    """Refuse what is no port to be opened: ``{port: 80, proto: tcp, from: [192.168.1.0/24]}``."""
+    example = "{port: 80, from: [192.168.1.0/24]}"
+    if not isinstance(value, Mapping):
+        return [f"{path}: {show(value)} is {kind_of(value)}; write a mapping like {example}"]
+    known = ("port", "proto", "from")
+    problems = [
+        f"{join(path, name)}: there is no such key; {did_you_mean(name, known)}Keys of {path} are"
+        f" {', '.join(known)}."
+        for name in value
+        if name not in known
+    ]
+    if "port" in value:
+        limits = key._replace(least=1, most=65535)
+        problems += _number(f"{path}.port", value["port"], limits)
+    else:
+        problems.append(f"{path}.port is missing; write its number, for example {example}")
+    protocol = key._replace(choices=("tcp", "udp"), what="protocol")
+    problems += _choice(f"{path}.proto", value.get("proto", "tcp"), protocol)
+    if "from" in value:
+        sources = key._replace(what="networks or addresses", empty=False)
+        problems += _list(f"{path}.from", value["from"], sources)
+    return problems
+
+
 def _url(path: str, value: Any, _: Any = None) -> list[str]:
     example = "http://192.168.1.10/apt"
     problems = _text(path, value, example)
@@ -480,6 +505,9 @@ KINDS = {
     "network": Kind(_network, "an IPv4 network, like 192.168.1.0/24"),
     "address-or-network": Kind(_address_or_network, "an IPv4 address or network"),
     "address": Kind(address, "an IPv4 address, like 192.168.1.21"),
+    "open-port": Kind(
+        _open_port, "a mapping of port (1 to 65535), proto (tcp or udp), from (a list, as allow)"
+    ),
     "port": Kind(_port, "a TCP port that nothing else on a control plane has"),
     # where things come from
     "url": Kind(_url, "a URL, like http://192.168.1.10/apt"),
@@ -572,7 +600,7 @@ def allowed(key: Any) -> str:
         words += f" {', '.join(key.choices)}"
     if key.kind == "list":
         words += f" {key.what}, each {allowed(key.of)}"
-    if key.kind == "network":
+    if key.kind in ("network", "address-or-network"):
         words += f", /{key.least} to /{key.most}"
     elif key.most:
         words += f", {key.least} to {key.most}" + (f" {key.unit}" if key.unit else "")

@@ -33,6 +33,7 @@ NODE_PACKAGES: Mapping[str, tuple[str, ...]] = {
         "util-linux",
     ),
     "docker": ("docker.io",),
+    "firewall": ("nftables",),
     "mirror": ("docker-registry", "nginx-light"),
     "storage server": ("e2fsprogs", "nfs-kernel-server", "rsync"),
     "storage client": ("e2fsprogs", "nfs-common", "rsync"),

@@ -18,6 +18,7 @@ rack:
 #                      Kubernetes node, exactly one node; worker: runs pods. [worker] if left out
 #   wifi               true: its card has the wifi of cards.wifi
 #   container_storage  what differs here from container_storage, for example {backend: disk}
+#   firewall           what differs here from firewall, for example {enabled: true}
 #   system             what differs here from system, for example {config_txt: {gpu_mem: 64}}
 # nodes:
 #   pi-01: {ip: 192.168.1.21}
@@ -125,6 +126,16 @@ ssh:
   harden: true  # no waiting for name servers at login, and what passwords says
   # false: log in with keys only, as soon as the node has a key of root or of somebody with sudo
   passwords: false
+
+# What may come in to the nodes. From rack.network, the pods and the services everything, from
+# elsewhere nothing but what is said here. See docs/node-preparation.md
+firewall:
+  enabled: false  # whether the nodes have one
+  allow: []  # who may use ssh: networks or addresses, with rack.network in them; none: rack.network
+  # what else may come in, for example [{port: 6443, from: [192.168.7.0/24]}]. proto is tcp unless
+  # it says udp; without from: from anywhere
+  ports: []
+  node_ports: []  # who may use the cluster's NodePorts, besides the rack: networks or addresses
 
 # What `salt-run enrol.card` writes on a Pi's card. See docs/enrolment.md
 cards:

@@ -40,12 +40,8 @@ docker-prune-running:
       - file: docker-prune-service
 {%- else %}
 docker-prune-dead:
-  service.dead:
+  units.dead:
     - name: saltberry-docker-prune.timer
-    - enable: False
-    - onlyif:
-      - fun: service.available
-        name: saltberry-docker-prune.timer
 
 docker-prune-absent:
   file.absent:
@@ -53,5 +49,5 @@ docker-prune-absent:
       - /etc/systemd/system/saltberry-docker-prune.timer
       - /etc/systemd/system/saltberry-docker-prune.service
     - require:
-      - service: docker-prune-dead
+      - units: docker-prune-dead
 {%- endif %}

@@ -1,15 +1,11 @@
 # No checks by themselves; results and history stay, and `salt-run drift.check` works.
 drift-timer-dead:
-  service.dead:
+  units.dead:
     - name: saltberry-drift.timer
-    - enable: False
-    - onlyif:
-      - fun: service.available
-        name: saltberry-drift.timer
 {% for unit in ['saltberry-drift.timer', 'saltberry-drift.service'] %}
 drift-{{ unit }}-absent:
   file.absent:
     - name: /etc/systemd/system/{{ unit }}
     - require:
-      - service: drift-timer-dead
+      - units: drift-timer-dead
 {% endfor %}

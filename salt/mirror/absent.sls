@@ -4,9 +4,5 @@ mirror-nginx-site-absent:
     - name: /etc/nginx/conf.d/saltberry-mirror.conf
 
 mirror-registry-dead:
-  service.dead:
+  units.dead:
     - name: docker-registry
-    - enable: False
-    - onlyif:
-      - fun: service.available
-        name: docker-registry

@@ -1,11 +1,7 @@
 # No page. What nginx serves besides stays.
 page-timer-dead:
-  service.dead:
+  units.dead:
     - name: saltberry-page.timer
-    - enable: False
-    - onlyif:
-      - fun: service.available
-        name: saltberry-page.timer
 {% for path in [
       '/etc/systemd/system/saltberry-page.timer', '/etc/systemd/system/saltberry-page.service',
       '/srv/saltberry/page/index.html'] %}
@@ -13,7 +9,7 @@ page-{{ path }}-absent:
   file.absent:
     - name: {{ path }}
     - require:
-      - service: page-timer-dead
+      - units: page-timer-dead
 {% endfor %}
 page-nginx-site-absent:
   file.absent:

@@ -16,13 +16,15 @@ import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import salt.config
+import salt.loader
+import salt.pillar
 import yaml
 from salt.exceptions import CommandExecutionError
-from saltfactories.utils.functional import Loaders
 
 REPO = Path(__file__).resolve().parents[2]
 SALT = REPO / "salt"
@@ -99,6 +101,9 @@ PILLARS: dict[str, dict[str, Any]] = {
     "as the image has it": {"ssh": {"harden": False}, "system": {"wifi_power_save": True}},
     "a page for the home": {"page": {"enabled": True, "allow": ["192.168.1.0/24"], "password": True}},
     "no checks": {"drift": {"enabled": False}},
+    "nobody but the rack": {
+        "firewall": {"enabled": True, "ports": [{"port": 80}], "node_ports": ["192.168.0.0/16"]},
+    },
 }  # fmt: skip
 
 
@@ -130,11 +135,19 @@ def kernel_with_nfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def loaders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Loaders]:
-    """Return a function that makes Salt's loaders for a minion with these roles and this pillar."""
+@functools.cache
+def own_grains() -> dict[str, Any]:
+    """What this machine is; finding out takes a second."""
+    opts = salt.config.minion_config(None)
+    opts.update({"id": "any", "enable_gpu_grains": False, "enable_fqdns_grains": False})
+    return dict(salt.loader.grains(opts))
 
-    def make(roles: list[str], pillar: dict[str, Any]) -> Loaders:
+
+@pytest.fixture(scope="module")
+def loaders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Return a function that makes Salt's modules for a minion with these roles, this pillar, these grains."""
+
+    def make(roles: list[str], pillar: dict[str, Any], **grains: Any) -> Any:
         rack = rack_of(roles, pillar)
         tmp_path = tmp_path_factory.mktemp("minion")
         folder = tmp_path / "pillar"
@@ -147,13 +160,18 @@ def loaders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Loaders]:
             "id": rack["node"]["id"],
             **{key: str(tmp_path / key) for key in
                ("root_dir", "cachedir", "pki_dir", "sock_dir", "extension_modules", "conf_file")},
-            "file_client": "local", "local": True, "enable_gpu_grains": False,
+            "file_client": "local", "local": True, "fire_event": False,
             "file_roots": {"base": [str(SALT)]}, "pillar_roots": {"base": [str(folder)]},
             "pillar_source_merging_strategy": "recurse",
             "module_dirs": [str(REPO / "_modules")], "states_dirs": [str(REPO / "_states")],
             "utils_dirs": [str(REPO / "_utils")],
         })  # fmt: skip
-        return Loaders(opts)
+        opts["grains"] = {**own_grains(), "id": opts["id"], **grains}
+        compiler = salt.pillar.get_pillar(opts, opts["grains"], opts["id"], opts["saltenv"])
+        opts["pillar"] = compiler.compile_pillar()
+        assert "_errors" not in opts["pillar"], opts["pillar"]["_errors"]
+        utils = salt.loader.utils(opts)
+        return SimpleNamespace(modules=salt.loader.minion_mods(opts, utils=utils))
 
     return make
 
@@ -162,7 +180,7 @@ Low = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def highstate(loaders: Callable[..., Loaders]) -> Callable[..., Low]:
+def highstate(loaders: Callable[..., Any]) -> Callable[..., Low]:
     """Return a function that compiles the highstate of these roles with one of PILLARS, once."""
 
     @functools.cache
@@ -203,7 +221,7 @@ def test_every_component_stands_on_its_own(loaders: Any) -> None:
                 "mirror", "kubeconfig", "salt_master", "salt_minion", "nfs.server", "nfs.client",
                 "container_storage", "container_storage.mounted", "docker", "system", "users", "sshd", "clock",
                 "journal", "updates", "watchdog", "wifi", "firmware", "drift",
-                "page"):  # fmt: skip
+                "page", "firewall"):  # fmt: skip
         low = modules.state.show_low_sls(sls)
         assert low
         assert all(isinstance(chunk, dict) for chunk in low), low
@@ -301,7 +319,7 @@ def test_the_rack_is_checked_by_a_timer_on_the_master_alone(highstate: Any) -> N
     assert values(highstate(MASTER), "drift-timer-running")["enable"] is True
     assert not {"drift-timer-running", "drift-timer-dead"} & set(order(highstate(["worker"])))
     low = highstate(MASTER, "no checks")
-    assert values(low, "drift-timer-dead")["enable"] is False
+    assert values(low, "drift-timer-dead")["name"] == "saltberry-drift.timer"
     assert "drift-timer-running" not in order(low)
 
 
@@ -439,6 +457,14 @@ def test_pod_data_moves_after_the_engines_and_holds_kubelet(highstate: Any) -> N
     assert "kubelet.service" in values(low, "container-storage-awaited")["then"]
     ids = set(order(highstate(["worker"])))
     assert not any("pods" in each for each in ids if each.startswith("container-storage"))
+
+
+def test_the_firewall_is_loaded_before_its_unit_runs(highstate: Any) -> None:
+    for roles in ROLES:
+        assert "firewall-absent" in order(highstate(roles))
+        wanted = ["firewall-packages", "firewall-rules", "firewall-unit", "firewall-running"]
+        ids = order(highstate(roles, "nobody but the rack"))
+        assert [each for each in ids if each.startswith("firewall-") and each in wanted] == wanted
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd's own checker")
@@ -604,6 +630,6 @@ def test_a_test_run_on_a_blank_node_fails_nowhere(
     loaders: Any, roles: list[str], name: str
 ) -> None:
     blank = {**PILLARS[name], "cluster": {}}
-    returned = loaders(roles, blank).modules.state.apply(test=True)
-    assert [ret for ret in returned if ret.result is False] == []
-    assert any(ret.result is None for ret in returned)
+    returned = loaders(roles, blank).modules.state.apply(test=True).values()
+    assert [ret for ret in returned if ret["result"] is False] == []
+    assert any(ret["result"] is None for ret in returned)

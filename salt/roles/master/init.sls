@@ -3,6 +3,7 @@ include:
   - base.hostname
   - base.hosts
   - system
+  - firewall
   - salt_master
   - reconcile
   - drift

@@ -4,6 +4,7 @@ include:
   - base.hostname
   - base.hosts
   - system
+  - firewall
   - nfs.server
   - mirror
   - salt_minion

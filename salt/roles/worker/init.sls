@@ -17,6 +17,7 @@ include:
   {%- endif %}
   # After docker: people may be in its group.
   - system
+  - firewall
   - kubernetes
   - kubeadm.joined
   - cni

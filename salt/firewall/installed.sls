@@ -1,0 +1,3 @@
+firewall-packages:
+  debs.installed:
+    - packages: [nftables]
