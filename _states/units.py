@@ -34,7 +34,7 @@ def dead(name: str) -> dict[str, Any]:
     changes = {name: done}
     if __opts__["test"]:
         return {**ret, "result": None, "changes": changes, "comment": f"{name} would be {done}"}
-    for function in todo:
+    for function, participle in todo.items():
         if not __salt__[f"service.{function}"](name):
-            return {**ret, "result": False, "comment": f"{name} could not be {todo[function]}"}
+            return {**ret, "result": False, "comment": f"{name} could not be {participle}"}
     return {**ret, "changes": changes, "comment": f"{name} is {done}"}

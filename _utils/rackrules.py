@@ -376,7 +376,9 @@ def _check_firewall(pillar: Mapping[str, Any]) -> list[str]:
         if network is None or not isinstance(allow, list) or not allow:
             continue
         try:
-            merged = ipaddress.collapse_addresses(ipaddress.IPv4Network(str(each)) for each in allow)
+            merged = ipaddress.collapse_addresses(
+                ipaddress.IPv4Network(str(each)) for each in allow
+            )
         except ValueError:
             continue
         if not any(network.subnet_of(each) for each in merged):

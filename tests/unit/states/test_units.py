@@ -57,22 +57,21 @@ def test_a_unit_that_never_was_is_no_drift(
 
 
 @pytest.mark.parametrize(
-    ("running", "at_boot", "asked", "change"),
+    ("is_", "asked", "change"),
     [
-        (True, True, ["stop", "disable"], "stopped and disabled"),
-        (True, False, ["stop"], "stopped"),
-        (False, True, ["disable"], "disabled"),
+        ({"running", "at boot"}, ["stop", "disable"], "stopped and disabled"),
+        ({"running"}, ["stop"], "stopped"),
+        ({"at boot"}, ["disable"], "disabled"),
     ],
 )
 def test_what_test_mode_says_is_done_and_once(
     systemd: Systemd,
     monkeypatch: pytest.MonkeyPatch,
-    running: bool,
-    at_boot: bool,
+    is_: set[str],
     asked: list[str],
     change: str,
 ) -> None:
-    systemd.running, systemd.at_boot = running, at_boot
+    systemd.running, systemd.at_boot = "running" in is_, "at boot" in is_
     monkeypatch.setitem(state.__opts__, "test", True)
     told = state.dead("some.timer")
     assert (told["result"], told["changes"], systemd.asked) == (None, {"some.timer": change}, [])
