@@ -12,9 +12,13 @@ The dunders (``__salt__`` ...) come from the plugin's fixture ``configure_loader
 
 from __future__ import annotations
 
+import os
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "saltberry_ext"
@@ -33,3 +37,14 @@ if PACKAGE not in sys.modules:
     _root = _package(PACKAGE, [])
     for _kind in KINDS:
         setattr(_root, _kind, _package(f"{PACKAGE}.{_kind}", [str(REPO / f"_{_kind}")]))
+
+
+@pytest.fixture(scope="module")
+def kernel_with_nfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have modprobe find NFS, whatever this machine's kernel is: the branch with it is the longer."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "modprobe").write_text("#!/bin/sh\nexit 0\n")
+    (folder / "modprobe").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        yield
