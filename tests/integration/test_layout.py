@@ -171,6 +171,7 @@ def test_pillar_of_a_worker_has_nothing_that_is_for_others(
         "system",
         "users",
         "ssh",
+        "firewall",
         "cards",  # the wifi's password is a file on the master
         "strangers",  # how many keys may wait; whose, is a file on the master
         "reconcile",
