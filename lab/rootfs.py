@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,17 @@ _NODE_ENABLED = ("lab-route.service", "saltberry-firstboot.service")
 
 
 @dataclass(frozen=True)
+class System:
+    """Which Debian, and for which processor (in Debian's words, as amd64)."""
+
+    suite: str = SUITE
+    architecture: str = field(default_factory=host.architecture)
+
+    def __str__(self) -> str:
+        return f"{self.suite}, {self.architecture}"
+
+
+@dataclass(frozen=True)
 class Debian:
     """Where Debian comes from."""
 
@@ -87,15 +98,15 @@ class Debian:
         base = self.mirror.rstrip("/")
         return f"{base}-security"
 
-    def sources(self, *, signed_by: str = "", source: bool = False) -> str:
+    def sources(self, *, signed_by: str = "", source: bool = False, suite: str = SUITE) -> str:
         """Lines for sources.list; ``source`` adds the source packages."""
         option = f"[signed-by={signed_by}] " if signed_by else ""
         lines = []
         for kind in ("deb", "deb-src") if source else ("deb",):
             lines += [
-                f"{kind} {option}{self.mirror} {SUITE} main",
-                f"{kind} {option}{self.mirror} {SUITE}-updates main",
-                f"{kind} {option}{self.security} {SUITE}-security main",
+                f"{kind} {option}{self.mirror} {suite} main",
+                f"{kind} {option}{self.mirror} {suite}-updates main",
+                f"{kind} {option}{self.security} {suite}-security main",
             ]
         return "\n".join(lines) + "\n"
 
@@ -119,36 +130,42 @@ def bootstrap(
     debian: Debian,
     *,
     flags: Sequence[str] = (),
+    system: System | None = None,
 ) -> None:
-    """Fill ``root`` with Debian and the packages. Raises StepFailed with mmdebstrap's last words."""
+    """Fill ``root`` with Debian and the packages. Raises StepFailed with mmdebstrap's last words.
+
+    This machine has to be able to run the system's programs (``emulation.ensure``).
+    """
+    system = system or System()
     root.mkdir()
     root.chmod(0o755)
     command = [
         "mmdebstrap",
         "--mode=root",
         "--variant=apt",
-        f"--architectures={host.architecture()}",
+        f"--architectures={system.architecture}",
         f"--include={','.join(packages)}",
         *flags,
-        SUITE,
+        system.suite,
         str(root),
     ]
     host.run(
         command,
         step=f"making the root file system {name} with mmdebstrap",
         log=store.log(name),
-        stdin=debian.sources(signed_by=keyring()),
+        stdin=debian.sources(signed_by=keyring(), suite=system.suite),
     )
 
 
-def node(store: Store, debian: Debian, lab_keyring: Path) -> Path:
+def node(store: Store, debian: Debian, lab_keyring: Path, system: System | None = None) -> Path:
     """The blank node's root file system, trusting the lab's package key.
 
     It has no apt source: whoever creates a node writes the one of its rack.
     """
+    system = system or System()
     inputs: dict[str, Any] = {
-        "suite": SUITE,
-        "architecture": host.architecture(),
+        "suite": system.suite,
+        "architecture": system.architecture,
         "packages": NODE_PACKAGES,
         "excludes": NODE_EXCLUDES,
         "masked": _NODE_MASKED,
@@ -160,10 +177,11 @@ def node(store: Store, debian: Debian, lab_keyring: Path) -> Path:
     def build(partial: Path) -> None:
         root = partial / "root"
         flags = [f"--dpkgopt=path-exclude={pattern}" for pattern in NODE_EXCLUDES]
-        bootstrap(store, "node", root, NODE_PACKAGES, debian, flags=flags)
+        bootstrap(store, "node", root, NODE_PACKAGES, debian, flags=flags, system=system)
         _settle(root, lab_keyring)
 
-    text = "making the blank node's root file system (about a minute)"
+    time = "about a minute" if system.architecture == host.architecture() else "about four minutes"
+    text = f"making the blank node's root file system ({system}; {time})"
     return store.ensure("node", inputs, build, text) / "root"
 
 

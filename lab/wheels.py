@@ -7,14 +7,16 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lab import host, rootfs
+from lab import rootfs
 from lab.builder import Box
 from lab.store import Store, tree_contents
 
 _INSTALL = Path(__file__).resolve().parent.parent / "install"
 _MADE_FROM = ("salt.lock", "wheelhouse.sh")
 
-_PYTHON = "3.11"  # of Debian 12
+_PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
+# pip's words for Debian's
+_ARCHES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _PIP_FILES = ("/etc/pip.conf", "/etc/xdg/pip/pip.conf", "~/.config/pip/pip.conf", "~/.pip/pip.conf")
@@ -22,14 +24,16 @@ _VARIABLES = re.compile(r"PIP_\w+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA
 _LOCAL = re.compile(r"(?:file://)?(/[^\s,;\"']+)")
 
 
-def ensure(store: Store, box: Box) -> Path:
+def ensure(store: Store, box: Box, system: rootfs.System | None = None) -> Path:
     """Directory with the wheels. Raises StepFailed with the script's last words."""
+    system = system or rootfs.System()
+    python = _PYTHONS[system.suite]
     files = tree_contents(_INSTALL)
     inputs = {
         "files": {name: files.get(name) for name in _MADE_FROM},
-        "suite": rootfs.SUITE,
-        "architecture": host.architecture(),
-        "python": _PYTHON,
+        "suite": system.suite,
+        "architecture": system.architecture,
+        "python": python,
     }
 
     def build(partial: Path) -> None:
@@ -38,7 +42,15 @@ def ensure(store: Store, box: Box) -> Path:
         mounts, environment = pip_settings(os.environ, Path.home())
         box.run(
             "wheels",
-            ["bash", "/install/wheelhouse.sh", "/wheels", "--python", _PYTHON],
+            [
+                "bash",
+                "/install/wheelhouse.sh",
+                "/wheels",
+                "--python",
+                python,
+                "--arch",
+                _ARCHES[system.architecture],
+            ],
             step="collecting Salt's wheels",
             mounts={**mounts, _INSTALL: "/install:ro", wheels: "/wheels"},
             env=environment,
