@@ -927,13 +927,15 @@ def _copy_rest(move: _Move) -> None:
     """Copy the last difference while nothing runs."""
     move.record["final"] = time.time()
     move.phase("final")
-    for entry in move.moves.values():
-        source, target = entry["from"], entry["to"]
-        __utils__["tree_copy.copy"](source, target, lock=move.lock)
-        again = __utils__["tree_copy.recheck"](source, target, move.record["since"], lock=move.lock)
-        if again["files"]:
-            # Replaced files have given their folders another time.
-            __utils__["tree_copy.copy"](source, target, lock=move.lock)
+    recheck, copy = __utils__["tree_copy.recheck"], __utils__["tree_copy.copy"]
+
+    def finish(entry: Mapping[str, str]) -> None:
+        recheck(entry["from"], entry["to"], move.record["since"], lock=move.lock)
+        # After it, for files that are replaced give their folders another time.
+        copy(entry["from"], entry["to"], lock=move.lock)
+
+    with ThreadPoolExecutor(len(ENGINES)) as pool:
+        list(pool.map(finish, move.moves.values()))
 
 
 def _verify_copy(move: _Move) -> None:

@@ -182,13 +182,14 @@ def recheck(source: str, target: str, since: float, lock: int | None = None) -> 
     since
         What :func:`begin` returned before the first copy: seconds since the epoch.
 
-    Returns as :func:`copy`; after one that transferred files the folders they are in have new
-    times, which another :func:`copy` sets right. Raises CopyError.
+    Folders get new times by it, and what is gone from ``source`` stays: a :func:`copy` has to follow.
+    Returns as that. Raises CopyError.
     """
     names = touched(source, since, files=True)
     if not names:
         return {"files": 0, "bytes": 0, "deleted": 0, "code": 0, "seconds": 0.0}
-    options = ("--checksum", "--from0", "--files-from=-")
+    # --force: a file may be where a full folder was.
+    options = ("--checksum", "--force", "--from0", "--files-from=-")
     return copy(source, target, options=options, lock=lock, stdin=names)
 
 

@@ -144,6 +144,29 @@ def test_a_write_through_a_mapping_is_copied(trees: tuple[Path, Path]) -> None:
     assert (target / "holes").read_bytes()[:3] == bytes([1, 2, 3])
 
 
+def test_the_last_passes_leave_nothing_of_what_was_in_the_way(trees: tuple[Path, Path]) -> None:
+    source, target = trees
+    (source / "full/of/files").mkdir(parents=True)
+    (source / "full/of/files/one").write_text("one")
+    (source / "file").write_text("file")
+    since = tree_copy.begin(str(source))
+    tree_copy.copy(str(source), str(target), live=True)
+    shutil.rmtree(source / "full")
+    (source / "full").write_text("a file where a full folder was")
+    (source / "file").unlink()
+    (source / "file/deep").mkdir(parents=True)
+    (source / "file/deep/new").write_text("a folder where a file was")
+    os.link(source / "file/deep/new", source / "folder/new")
+    (source / "folder/hard").unlink()
+    before = (source / "plain").stat()
+    (source / "plain").write_bytes(b"other" * 1000)
+    os.utime(source / "plain", ns=(before.st_atime_ns, before.st_mtime_ns))
+    tree_copy.recheck(str(source), str(target), since)
+    tree_copy.copy(str(source), str(target))
+    assert same(source, target)
+    assert (target / "plain").read_bytes() == b"other" * 1000
+
+
 def test_only_what_was_touched_is_read_again(trees: tuple[Path, Path]) -> None:
     source, target = trees
     time.sleep(3.1)
