@@ -13,17 +13,26 @@ rack: ## a rack on this machine: nfs1, cp1, pi-01; then plug in pi-02 and watch 
 
 test: lint build ## install what is needed, then lint and run the tests (vm is apart)
 	@# Masters and minions wait more than they work: the single modules are tested meanwhile.
-	@$(MAKE) --jobs=2 --output-sync=target unit integration
+	@$(MAKE) --jobs=3 --output-sync=target unit integration
 	@$(MAKE) lab
 
 build: ## what racks are made of: root file systems, Kubernetes, packages, images (cached)
 	@./rack build
 
-unit: dev ## tests of single modules (seconds)
+unit: dev ## tests of single modules (five minutes)
 	$(PYTEST) tests/unit
 
-integration: dev ## real salt-master and minions on this machine (a minute or two)
-	$(PYTEST) tests/integration
+integration: integration-reconcile integration-others ## real salt-master and minions on this machine (ten minutes)
+
+# About as long as all others together
+RECONCILE = tests/integration/test_reconcile.py
+
+.PHONY: integration-reconcile integration-others
+integration-reconcile: dev
+	$(PYTEST) $(RECONCILE)
+
+integration-others: dev
+	$(PYTEST) tests/integration --ignore=$(RECONCILE)
 
 lab: dev ## a rack of its own: real kubeadm, power cuts, killed masters (needs root)
 	$(PYTEST) tests/lab
