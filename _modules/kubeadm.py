@@ -75,26 +75,10 @@ INIT_PHASES_BEFORE_API = (
 # Seconds. kubeadm has its own limits below these; they only catch a process that hangs.
 INIT_LIMIT, JOIN_LIMIT, RESET_LIMIT, KUBECTL_LIMIT = 1800, 900, 300, 30
 POLL = 0.5
-API_ATTEMPTS = 4
-API_WAIT = 15.0
 API_WAIT_AFTER_BOOT = 120.0
 SIGNATURE_WAIT = 15.0
 
-_TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
 _TOKEN_ID = re.compile(r"[a-z0-9]{6}")
-_NOISE = re.compile(
-    r"^([IWE]\d{4} |To see the stack trace|W: |\[WARNING |\[preflight\] If you know)"
-)
-
-# What kubectl says when the API server is away, starting, or overloaded: worth another try.
-_TRANSIENT = re.compile(
-    r"connection refused|was refused|unable to connect to the server|no route to host"
-    r"|network is unreachable|i/o timeout|tls handshake timeout|context deadline exceeded"
-    r"|timed out|request timeout|client\.timeout|connection reset|unexpected eof|: eof"
-    r"|serviceunavailable|internalerror|toomanyrequests|\(timeout\)|leader changed"
-    r"|currently unable to handle the request|http2: ",
-    re.IGNORECASE,
-)
 
 
 def __virtual__() -> bool:
@@ -113,59 +97,19 @@ def _error(message: str) -> salt.exceptions.CommandExecutionError:
     return salt.exceptions.CommandExecutionError(message)
 
 
-def _scrub(text: str) -> str:
-    """The text without anything that looks like a bootstrap token."""
-    return _TOKEN.sub("<token>", text)
-
-
 def _last_lines(text: str, count: int = 6) -> str:
     """The last lines of a program's output that say something, without secrets."""
-    lines = [line.strip() for line in text.splitlines()]
-    useful = [line for line in lines if line and not _NOISE.match(line)]
-    return _scrub("; ".join(useful[-count:]))
+    return str(__utils__["kube_programs.last_lines"](text, count))
 
 
 def _run(
     argv: list[str], limit: float, stdin: str | None = None, kubeconfig: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program without a shell and without a word of it in Salt's log.
-
-    argv
-        Program and arguments; no secret may be among them, the process list shows them to all.
-    limit
-        Seconds after which the program is killed.
-    stdin
-        What it reads; a secret may be here.
-    kubeconfig
-        Credentials for the API server, as KUBECONFIG.
-
-    Returns the finished process, whatever its exit code. Raises CommandExecutionError if the
-    program is missing or does not end.
-    """
-    environment = {**os.environ, "LC_ALL": "C"}
-    if kubeconfig:
-        environment["KUBECONFIG"] = str(kubeconfig)
-    program = shutil.which(argv[0])
-    if not program:
-        raise _error(
-            f"{argv[0]} is not installed on {_node_id()}: apply the state 'kubernetes' first"
-        )
-    try:
-        return subprocess.run(
-            [program, *argv[1:]],
-            input=stdin if stdin is not None else "",
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit,
-            check=False,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired:
-        # no cause is chained: it carries the input and the output
-        raise _error(
-            f"{' '.join(argv[:2])} did not end within {limit:.0f} s on {_node_id()} and was stopped"
-        ) from None
+    """Run a program; see ``kube_programs.run``."""
+    done: subprocess.CompletedProcess[str] = __utils__["kube_programs.run"](
+        argv, limit, stdin, kubeconfig
+    )
+    return done
 
 
 @contextlib.contextmanager
@@ -203,54 +147,22 @@ def _admin_conf() -> Path:
     return path
 
 
-def _api_answers(kubeconfig: Path, wait: float) -> bool:
-    """Whether the API server reports ready within ``wait`` seconds."""
-    end = time.monotonic() + wait
-    while True:
-        probe = ["kubectl", "get", "--raw=/readyz", "--request-timeout=5s"]
-        if _run(probe, KUBECTL_LIMIT, kubeconfig=kubeconfig).returncode == 0:
-            return True
-        if time.monotonic() >= end:
-            return False
-        time.sleep(POLL)
-
-
 def _kubectl(
-    *arguments: str,
-    stdin: str | None = None,
-    kubeconfig: Path | None = None,
-    attempts: int = API_ATTEMPTS,
+    *arguments: str, kubeconfig: Path | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run kubectl; when the API server is briefly away, wait until it is ready and try again.
-
-    Returns the finished process, also a failed one. Raises CommandExecutionError if the API server
-    did not answer in any attempt.
-    """
-    credentials = kubeconfig or _admin_conf()
-    argv = ["kubectl", *arguments, "--request-timeout=10s"]
-    for attempt in range(1, attempts + 1):
-        done = _run(argv, KUBECTL_LIMIT, stdin=stdin, kubeconfig=credentials)
-        if done.returncode == 0 or not _TRANSIENT.search(done.stderr):
-            return done
-        if attempt < attempts:
-            log.debug("API server: %s; trying again", _last_lines(done.stderr, 1))
-            _api_answers(credentials, API_WAIT)
-    server = (_read_kubeconfig(credentials) or {}).get("server")
-    raise _error(
-        f"the API server at {server} does not answer: {_last_lines(done.stderr, 1)}. "
-        "Is the control plane up? On it: crictl ps, journalctl -u kubelet"
+    """Run kubectl, as the admin if it is not said otherwise; see ``kube_programs.kubectl``."""
+    done: subprocess.CompletedProcess[str] = __utils__["kube_programs.kubectl"](
+        *arguments, kubeconfig=kubeconfig or _admin_conf(), **options
     )
+    return done
 
 
-def _kubectl_json(*arguments: str, attempts: int = API_ATTEMPTS) -> dict[str, Any] | None:
-    """What ``kubectl get ... -o json`` returns; None if the API server knows no such object."""
-    done = _kubectl(*arguments, "-o", "json", attempts=attempts)
-    if done.returncode == 0:
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-    if "(NotFound)" in done.stderr:
-        return None
-    raise _error(f"kubectl {' '.join(arguments)} failed: {_last_lines(done.stderr, 2)}")
+def _kubectl_json(*arguments: str, **options: Any) -> dict[str, Any] | None:
+    """What ``kubectl ... -o json`` returns to the admin; None if there is no such object."""
+    found: dict[str, Any] | None = __utils__["kube_programs.kubectl_json"](
+        *arguments, kubeconfig=_admin_conf(), **options
+    )
+    return found
 
 
 # --- certificates and kubeconfigs -----------------------------------------------------------------
@@ -880,7 +792,9 @@ def _failed_checks(output: str) -> str | None:
     if not failed:
         return None
     reasons = "; ".join(f"{check}: {text.strip()}" for check, text in failed)
-    return _scrub(f"kubeadm's own checks on {_node_id()} failed: {reasons}")
+    return __utils__["kube_programs.scrub"](
+        f"kubeadm's own checks on {_node_id()} failed: {reasons}"
+    )
 
 
 def _failed_kubelet(output: str) -> str | None:
@@ -1257,7 +1171,7 @@ def _resume_init(found: Mapping[str, Any], expected: str | None) -> None:
     if (
         found["role"] == "control_plane"
         and admin.exists()
-        and _api_answers(admin, API_WAIT_AFTER_BOOT)
+        and __utils__["kube_programs.api_answers"](admin, API_WAIT_AFTER_BOOT)
     ):
         _kubeadm_init(skip=INIT_PHASES_BEFORE_API)
         return

@@ -18,7 +18,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from saltberry_ext.modules import kubeadm
-from saltberry_ext.utils import kubeadm_config, rackspec, spki, ticket
+from saltberry_ext.utils import kube_programs, kubeadm_config, rackspec, spki, ticket
 
 from tests.unit import built
 
@@ -80,6 +80,10 @@ def configure_loader_modules(pillar, opts):
         for module, names in (
             (ticket, ("seal", "unseal")),
             (spki, ("ca_hash",)),
+            (
+                kube_programs,
+                ("run", "last_lines", "scrub", "kubectl", "kubectl_json", "api_answers"),
+            ),
             (rackspec, ("valid_id",)),
             (
                 kubeadm_config,
@@ -326,7 +330,7 @@ def test_an_init_that_was_killed(etc, control_plane, program):
 
 
 def test_missing_program(etc, program):
-    with pytest.raises(Failure, match="kubeadm is not installed on pi-07: apply the state"):
+    with pytest.raises(Failure, match="kubeadm is not installed on this node: apply the state"):
         kubeadm._run(["kubeadm", "version"], 5)
 
 
@@ -723,7 +727,7 @@ def _dead_api(program) -> None:
 @pytest.mark.usefixtures("control_plane")
 def test_an_init_that_never_came_up_is_begun_again(etc, admin, program, tmp_path, monkeypatch):
     monkeypatch.setattr(kubeadm, "API_WAIT_AFTER_BOOT", 0.1)
-    monkeypatch.setattr(kubeadm, "API_WAIT", 0.1)
+    monkeypatch.setattr(kube_programs, "API_WAIT", 0.1)
     argv = program("kubeadm", _fake_init(etc, admin, tmp_path))
     _dead_api(program)
     (etc / kubeadm.INIT_MARKER).write_text("")

@@ -21,7 +21,7 @@ import salt.exceptions
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from saltberry_ext.modules import kubeadm
-from saltberry_ext.utils import kubeadm_config, rackspec, spki, ticket
+from saltberry_ext.utils import kube_programs, kubeadm_config, rackspec, spki, ticket
 
 from . import kube_api
 
@@ -85,6 +85,17 @@ def configure_loader_modules(api, minion_key, restarted, tmp_path):
                 "kubeadm_config.cri_socket": kubeadm_config.cri_socket,
                 "kubeadm_config.join_config": kubeadm_config.join_config,
                 "kubeadm_config.init_token_description": kubeadm_config.init_token_description,
+                **{
+                    f"kube_programs.{name}": getattr(kube_programs, name)
+                    for name in (
+                        "run",
+                        "last_lines",
+                        "scrub",
+                        "kubectl",
+                        "kubectl_json",
+                        "api_answers",
+                    )
+                },
             },
             "__context__": {},
         }
@@ -96,7 +107,7 @@ def _real_binaries(monkeypatch):
     monkeypatch.setenv("PATH", f"{kube_api.BINARIES}:{os.environ['PATH']}")
     # one failed look is enough for a test, kubeadm itself takes a minute of them
     monkeypatch.setattr(kubeadm_config, "DISCOVERY_TIMEOUT", "3s")
-    monkeypatch.setattr(kubeadm, "API_WAIT", 0.5)
+    monkeypatch.setattr(kube_programs, "API_WAIT", 0.5)
 
 
 @pytest.fixture

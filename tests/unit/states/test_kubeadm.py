@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from saltberry_ext.modules import kubeadm as module
 from saltberry_ext.states import kubeadm
-from saltberry_ext.utils import kubeadm_config, rackspec, spki, ticket
+from saltberry_ext.utils import kube_programs, kubeadm_config, rackspec, spki, ticket
 
 from ..utils.test_spki import KEYS, _certificate
 
@@ -84,6 +84,10 @@ def configure_loader_modules(opts, pillar, events):
         "kubeadm_config.init_config": kubeadm_config.init_config,
         "kubeadm_config.join_config": kubeadm_config.join_config,
         "kubeadm_config.init_token_description": kubeadm_config.init_token_description,
+        **{
+            f"kube_programs.{name}": getattr(kube_programs, name)
+            for name in ("run", "last_lines", "scrub", "kubectl", "kubectl_json", "api_answers")
+        },
     }
     send = {"event.send": lambda tag, data: events.append((tag, data))}
     common = {"__opts__": opts, "__pillar__": pillar}
