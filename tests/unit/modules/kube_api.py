@@ -172,8 +172,11 @@ def _publish(api: Api, config: Path) -> None:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Api]:
-    """Start a control plane below ``folder``; stop it, whatever happens."""
+def running(folder: Path, controllers: tuple[str, ...] = ()) -> Iterator[Api]:
+    """Start a control plane below ``folder``; stop it, whatever happens.
+
+    It has the controllers of bootstrap tokens, and those that are asked for.
+    """
     etc = folder / "kubernetes"
     etc.mkdir()
     port, etcd_port = free_port(), free_port()
@@ -190,7 +193,8 @@ def running(folder: Path) -> Iterator[Api]:
     manager = [
         str(BINARIES / "kube-controller-manager"),
         f"--kubeconfig={etc}/admin.conf",
-        "--controllers=bootstrapsigner,tokencleaner",
+        f"--controllers={','.join(('bootstrapsigner', 'tokencleaner', *controllers))}",
+        f"--service-account-private-key-file={etc}/pki/sa.key",
         "--leader-elect=false",
         f"--secure-port={free_port()}",
         "--port=0",

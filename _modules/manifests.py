@@ -1,0 +1,404 @@
+"""Objects of the cluster, applied server-side from the control plane.
+
+kubectl does the work: it is there, it is of the cluster's version, and it costs a Pi nothing more, while
+the Python client takes 126 MB. Every object of a service carries the label
+``app.kubernetes.io/part-of: <service>``; what has it and is not wanted any more goes. What holds data
+(:data:`KEPT`) never does.
+
+Apply is the API server's own, with Saltberry as the field manager, so that fields of others (a scaler's
+replicas, a controller's status) stay; test mode is the API server's dry run. Content of Secrets is
+never returned.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "manifests"
+
+__salt__: dict[str, Callable[..., Any]]
+__utils__: dict[str, Callable[..., Any]]
+
+ADMIN_CONF = Path("/etc/kubernetes/admin.conf")
+PART_OF = "app.kubernetes.io/part-of"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGER = "saltberry"
+
+# Where a service's objects are looked for: in the order in which they are deleted.
+KINDS = (
+    "ingresses.networking.k8s.io",
+    "networkpolicies.networking.k8s.io",
+    "cronjobs.batch",
+    "jobs.batch",
+    "daemonsets.apps",
+    "deployments.apps",
+    "statefulsets.apps",
+    "services",
+    "configmaps",
+    "secrets",
+    "rolebindings.rbac.authorization.k8s.io",
+    "roles.rbac.authorization.k8s.io",
+    "clusterrolebindings.rbac.authorization.k8s.io",
+    "clusterroles.rbac.authorization.k8s.io",
+    "serviceaccounts",
+    "apiservices.apiregistration.k8s.io",
+    "csidrivers.storage.k8s.io",
+    "storageclasses.storage.k8s.io",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "namespaces",
+)
+# Data: deleted by nobody but a person. A namespace takes the claims in it along.
+KEPT = ("PersistentVolume", "PersistentVolumeClaim")
+_ROLLED_OUT = ("Deployment", "DaemonSet", "StatefulSet")
+
+# What the API server adds, and what others write
+_NOT_OURS = (
+    "managedFields",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "uid",
+    "selfLink",
+)
+_POLL_SECONDS = 2.0
+# Of what the API server says
+_MOST_LINES, _MOST_WORDS = 6, 800
+
+
+def _items(*arguments: str, objects: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """The objects that kubectl answers with, when it is given these on its standard input.
+
+    One call for all of them: on a Pi kubectl takes a second to start.
+    """
+    if not ADMIN_CONF.is_file():
+        raise CommandExecutionError(
+            f"this node is no control plane: {ADMIN_CONF} is missing. Call this on the rack's control plane"
+        )
+    given = {"apiVersion": "v1", "kind": "List", "items": objects or []}
+    done = __utils__["kube_programs.kubectl"](
+        *arguments, "-o", "json", kubeconfig=ADMIN_CONF, stdin=json.dumps(given)
+    )
+    if done.returncode:
+        raise CommandExecutionError(_refusal(done.stderr))
+    found: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {"items": []}
+    items: list[dict[str, Any]] = found.get("items", [found])
+    return items
+
+
+def _refusal(said: str) -> str:
+    """The API server's words, but not those on a Secret: they may have its content in them."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if any("secret" in line.lower() for line in lines):
+        return "the API server refuses a Secret; its words are left out, they may have it in them"
+    return " / ".join(lines[:_MOST_LINES])[:_MOST_WORDS]
+
+
+def is_here() -> bool:
+    """Say whether this node has the admin's way to a cluster, so that objects can be applied from it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.is_here
+    """
+    return ADMIN_CONF.is_file()
+
+
+def read(source: str, service: str, **values: Any) -> list[dict[str, Any]]:
+    """Return the objects of a file of manifests, labelled as the service's.
+
+    source
+        ``salt://…``, YAML of one or several documents, with Jinja.
+    service
+        Its name.
+    values
+        For Jinja, beside Salt's own names.
+
+    Raises CommandExecutionError for what is no manifest.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.read salt://services/registry/manifests.yaml registry
+    """
+    text = __salt__["slsutil.renderer"](path=source, default_renderer="jinja", **values)
+    try:
+        objects = [document for document in yaml.safe_load_all(text) if document]
+    except yaml.YAMLError as exc:
+        raise CommandExecutionError(f"{source} is no YAML: {exc}") from exc
+    for each in objects:
+        if not isinstance(each, dict) or not {"apiVersion", "kind", "metadata"} <= each.keys():
+            raise CommandExecutionError(
+                f"{source}: a document without apiVersion, kind and metadata: {str(each)[:80]}"
+            )
+        labels = each["metadata"].setdefault("labels", {})
+        labels |= {PART_OF: service, MANAGED_BY: MANAGER}
+    return objects
+
+
+def found(service: str) -> list[dict[str, Any]]:
+    """Return the service's objects that the cluster has, in the order in which they may go.
+
+    service
+        Its name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.found registry
+    """
+    kinds = ",".join(KINDS)
+    there = _items("get", kinds, "--all-namespaces", f"--selector={PART_OF}={service}")
+    return [each for each in there if not _made_by_others(each)]
+
+
+def _made_by_others(each: Mapping[str, Any]) -> bool:
+    """Whether a controller made it (a Job of a CronJob): it goes with its owner."""
+    return bool(each["metadata"].get("ownerReferences"))
+
+
+def _key(each: Mapping[str, Any]) -> str:
+    """How people name an object: ``Deployment registry/registry``."""
+    meta = each["metadata"]
+    where = f"{meta['namespace']}/" if meta.get("namespace") else ""
+    return f"{each['kind']} {where}{meta['name']}"
+
+
+def plan(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
+    """Return what :func:`apply` would do, by object: ``new``, ``gone``, or a diff.
+
+    service
+        Its name.
+    objects
+        As from :func:`read`.
+
+    Asks the API server, by a dry run; an object in a namespace that is not there yet is new without
+    being asked for. Raises CommandExecutionError with the API server's words for an object it refuses.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.plan registry "$(cat objects.json)"
+    """
+    there = {_key(each): each for each in found(service)}
+    todo = dict.fromkeys((_key(each) for each in objects), "new")
+    # A namespace that is not there yet cannot be asked about what is in it.
+    askable = [each for each in objects if not _namespace_is_new(each, objects, there)]
+    strangers = [each for each in askable if _key(each) not in there]
+    there |= {_key(each): each for each in _live(strangers)}
+    for result in _server_side(askable, "--dry-run=server"):
+        key = _key(result)
+        if key in there:
+            todo[key] = _difference(there[key], result)
+    gone = {key for key in there.keys() - todo.keys() if not _is_kept(there[key])}
+    return {key: what for key, what in todo.items() if what} | dict.fromkeys(sorted(gone), "gone")
+
+
+def _namespace_is_new(
+    each: Mapping[str, Any], objects: Iterable[Mapping[str, Any]], there: Mapping[str, Any]
+) -> bool:
+    space = each["metadata"].get("namespace")
+    ours = {one["metadata"]["name"] for one in objects if one["kind"] == "Namespace"}
+    return space in ours and f"Namespace {space}" not in there
+
+
+def _live(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These objects as they are, where they are there without being ours yet."""
+    return _items("get", "--ignore-not-found", "-f", "-", objects=objects) if objects else []
+
+
+def _server_side(objects: list[dict[str, Any]], *flags: str) -> list[dict[str, Any]]:
+    if not objects:
+        return []
+    argv = ("apply", "--server-side", "--force-conflicts", f"--field-manager={MANAGER}")
+    return _items(*argv, *flags, "-f", "-", objects=objects)
+
+
+def _clean(each: Mapping[str, Any]) -> dict[str, Any]:
+    meta = {key: value for key, value in each["metadata"].items() if key not in _NOT_OURS}
+    cleaned = {**each, "metadata": meta}
+    cleaned.pop("status", None)
+    if each["kind"] == "Secret":
+        # Which keys there are may be told; whether one changes, too.
+        for part in ("data", "stringData"):
+            if part in cleaned:
+                cleaned[part] = {key: _stands_for(value) for key, value in cleaned[part].items()}
+    return cleaned
+
+
+def _stands_for(value: Any) -> str:
+    """What stands for a secret in a diff: another one in each process, so that it gives nothing away."""
+    return f"<secret {hash(('saltberry', str(value))) & 0xFFFF:04x}>"
+
+
+def _difference(live: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    old, new = (
+        yaml.safe_dump(_clean(each), sort_keys=True).splitlines() for each in (live, result)
+    )
+    lines = list(difflib.unified_diff(old, new, "is", "should be", lineterm="", n=2))
+    return "\n".join(lines)
+
+
+def apply(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
+    """Have the service's objects as they should be, and those gone that are not wanted any more.
+
+    service
+        Its name.
+    objects
+        As from :func:`read`, in the order in which they are made.
+
+    Returns what was done, as :func:`plan` said it. Raises CommandExecutionError with the API server's words.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.apply registry "$(cat objects.json)"
+    """
+    todo = plan(service, objects)
+    _server_side([each for each in objects if _key(each) in todo])
+    gone = [key for key, what in todo.items() if what == "gone"]
+    _delete([each for each in found(service) if _key(each) in gone])
+    return todo
+
+
+def remove(service: str, test: bool = False) -> dict[str, str]:
+    """Delete the service's objects but those that hold data.
+
+    service
+        Its name.
+    test
+        Only say what would go.
+
+    Returns by object ``gone`` or ``kept``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.remove registry test=True
+    """
+    there = found(service)
+    claims = {
+        each["metadata"]["namespace"] for each in there if each["kind"] == "PersistentVolumeClaim"
+    }
+    keep = [
+        each
+        for each in there
+        if _is_kept(each) or (each["kind"] == "Namespace" and each["metadata"]["name"] in claims)
+    ]
+    go = [each for each in there if each not in keep]
+    if not test:
+        _delete(go)
+    return {_key(each): "kept" for each in keep} | {_key(each): "gone" for each in go}
+
+
+def _is_kept(each: Mapping[str, Any]) -> bool:
+    return each["kind"] in KEPT
+
+
+def _delete(objects: list[dict[str, Any]]) -> None:
+    for each in objects:
+        space = each["metadata"].get("namespace")
+        done = __utils__["kube_programs.kubectl"](
+            "delete", "--ignore-not-found", "--wait=false",
+            *([f"--namespace={space}"] if space else []),
+            _resource(each), each["metadata"]["name"], kubeconfig=ADMIN_CONF,
+        )  # fmt: skip
+        if done.returncode:
+            said = __utils__["kube_programs.last_lines"](done.stderr, 2)
+            raise CommandExecutionError(f"{_key(each)} could not be deleted: {said}")
+
+
+def _resource(each: Mapping[str, Any]) -> str:
+    """What kubectl calls the kind, exactly: ``Deployment.v1.apps``."""
+    group, _, version = each["apiVersion"].rpartition("/")
+    return f"{each['kind']}.{version}.{group}" if group else each["kind"]
+
+
+def wait(service: str, timeout: float = 300) -> dict[str, str]:
+    """Wait until all pods of the service that should run are available; return by object why not.
+
+    service
+        Its name.
+    timeout
+        Seconds at most.
+
+    Reasons are those of the pods: an image that does not come, a volume that is not there, no node that
+    fits.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.wait registry
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        missing = _not_available(service)
+        if not missing or time.monotonic() > deadline:
+            return {key: _why(each) for key, each in missing.items()}
+        time.sleep(_POLL_SECONDS)
+
+
+def _not_available(service: str) -> dict[str, dict[str, Any]]:
+    return {
+        _key(each): each
+        for each in found(service)
+        if each["kind"] in _ROLLED_OUT and not _available(each)
+    }
+
+
+def _available(each: Mapping[str, Any]) -> bool:
+    status = each.get("status", {})
+    if status.get("observedGeneration", 0) < each["metadata"]["generation"]:
+        return False
+    if each["kind"] == "DaemonSet":
+        wanted = status.get("desiredNumberScheduled", 0)
+        have = (status.get("numberAvailable", 0), status.get("updatedNumberScheduled", 0))
+    else:
+        wanted = each["spec"].get("replicas", 1)
+        up = "availableReplicas" if each["kind"] == "Deployment" else "readyReplicas"
+        have = (status.get(up, 0), status.get("updatedReplicas", 0))
+    return min(have) >= wanted
+
+
+def _why(each: Mapping[str, Any]) -> str:
+    """What the pods of a workload say."""
+    labels = each["spec"]["selector"].get("matchLabels", {})
+    selector = ",".join(f"{key}={value}" for key, value in labels.items())
+    space = each["metadata"]["namespace"]
+    pods = _items("get", "pods", f"--namespace={space}", f"--selector={selector}")
+    reasons = {reason for pod in pods for reason in _pod_reasons(pod)}
+    if reasons:
+        return "; ".join(sorted(reasons))
+    return "its pods are not ready yet" if pods else "it has no pods yet"
+
+
+def _pod_reasons(pod: Mapping[str, Any]) -> Iterable[str]:
+    status, name = pod.get("status", {}), pod["metadata"]["name"]
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            yield f"{name} fits on no node: {condition.get('message', '')}"
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for container in status.get(kind, []):
+            waiting = container.get("state", {}).get("waiting", {})
+            if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+                said = f": {waiting['message']}" if waiting.get("message") else ""
+                yield f"{name} {waiting['reason']}{said}"
+            ended = container.get("state", {}).get("terminated", {})
+            if ended.get("exitCode"):
+                yield f"{name} ended with {ended['exitCode']}: kubectl logs -n {pod['metadata']['namespace']} {name}"

@@ -1,0 +1,253 @@
+"""A service's objects on a real API server: module and state together."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+from saltberry_ext.modules import manifests
+from saltberry_ext.states import manifests as state
+from saltberry_ext.utils import kube_programs
+
+from . import kube_api
+
+pytestmark = pytest.mark.skipif(bool(kube_api.missing()), reason=kube_api.missing())
+
+CONTROLLERS = ("namespace", "deployment", "replicaset", "pvc-protection", "serviceaccount")
+SOURCE = "salt://services/web/manifests.yaml"
+TEXT = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: WEB}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: pages, namespace: WEB}
+data: {greeting: hello}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: door, namespace: WEB}
+stringData: {password: open-sesame}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: kept, namespace: WEB}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 1Gi}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: server, namespace: WEB}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: server}}
+  template:
+    metadata: {labels: {app: server}}
+    spec:
+      containers: [{name: server, image: "localhost:5000/web:1"}]
+"""
+
+
+ALL = (
+    "Namespace",
+    "ConfigMap pages",
+    "Secret door",
+    "PersistentVolumeClaim kept",
+    "Deployment server",
+)
+_NUMBERS = itertools.count()
+
+
+class Files:
+    """What the file server has, as Salt's renderer would give it; each test has a service of its own."""
+
+    def __init__(self) -> None:
+        self.text = TEXT
+        self.service = f"web{next(_NUMBERS)}"
+
+    def keys(self, *names: str) -> set[str]:
+        """Names of objects in the service's namespace, and of this itself."""
+        return {
+            f"Namespace {self.service}"
+            if name == "Namespace"
+            else name.replace(" ", f" {self.service}/")
+            for name in names or ALL
+        }
+
+    def render(self, path: str, default_renderer: str, **values: Any) -> str:
+        assert (path, default_renderer) == (SOURCE, "jinja")
+        return self.text.replace("WEB", self.service)
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube_api.Api]:
+    with kube_api.running(tmp_path_factory.mktemp("api"), CONTROLLERS) as running:
+        yield running
+
+
+@pytest.fixture
+def files() -> Files:
+    return Files()
+
+
+@pytest.fixture
+def cluster(api: kube_api.Api, files: Files, monkeypatch: pytest.MonkeyPatch) -> kube_api.Api:
+    """The module as it runs on the control plane, before anybody applied anything."""
+    monkeypatch.setenv("PATH", str(kube_api.BINARIES), prepend=":")
+    monkeypatch.setattr(manifests, "ADMIN_CONF", api.etc / "admin.conf")
+    utils = {
+        f"kube_programs.{name}": getattr(kube_programs, name) for name in ("kubectl", "last_lines")
+    }
+    monkeypatch.setattr(manifests, "__utils__", utils, raising=False)
+    monkeypatch.setattr(manifests, "__salt__", {"slsutil.renderer": files.render}, raising=False)
+    execution = {
+        f"manifests.{name}": getattr(manifests, name)
+        for name in ("read", "is_here", "plan", "apply", "remove", "wait", "found")
+    }
+    monkeypatch.setattr(state, "__salt__", execution, raising=False)
+    monkeypatch.setattr(state, "__opts__", {"test": False}, raising=False)
+    return api
+
+
+def applied(files: Files, test: bool = False) -> dict[str, Any]:
+    state.__opts__["test"] = test
+    try:
+        return state.applied(files.service, SOURCE, timeout=0)
+    finally:
+        state.__opts__["test"] = False
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_test_mode_says_is_done_and_once(files: Files) -> None:
+    told = applied(files, test=True)
+    assert (told["result"], told["changes"]) == (None, dict.fromkeys(files.keys(), "new"))
+    assert manifests.found(files.service) == []
+    done = applied(files)
+    assert (done["result"], done["changes"]) == (True, told["changes"])
+    again = applied(files)
+    assert (again["result"], again["changes"]) == (True, {}), again
+    again = applied(files, test=True)
+    assert (again["result"], again["changes"]) == (True, {}), again
+
+
+def test_what_was_changed_by_hand_is_told_as_a_diff_and_set_right(
+    cluster: kube_api.Api, files: Files
+) -> None:
+    applied(files)
+    patch = json.dumps({"data": {"greeting": "bye"}})
+    cluster.kubectl("patch", "-n", files.service, "configmap", "pages", "--patch", patch)
+    told = applied(files, test=True)
+    assert set(told["changes"]) == files.keys("ConfigMap pages")
+    assert (
+        "-  greeting: bye\n+  greeting: hello"
+        in told["changes"][f"ConfigMap {files.service}/pages"]
+    )
+    assert applied(files)["changes"] == told["changes"]
+    assert applied(files, test=True)["changes"] == {}
+
+
+def test_fields_of_others_stay(cluster: kube_api.Api, files: Files) -> None:
+    files.text = TEXT.replace("  replicas: 1\n", "")
+    applied(files)
+    cluster.kubectl("scale", "-n", files.service, "deployment", "server", "--replicas=3")
+    assert applied(files)["changes"] == {}
+    scaled = cluster.kubectl(
+        "get", "-n", files.service, "deployment", "server", "-o", "jsonpath={.spec.replicas}"
+    )
+    assert scaled == "3"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_is_no_longer_wanted_goes_and_claims_stay(files: Files) -> None:
+    applied(files)
+    documents = TEXT.split("---")
+    files.text = "---".join(
+        each for each in documents if "ConfigMap" not in each and "kept" not in each
+    )
+    told = applied(files, test=True)
+    assert told["changes"] == dict.fromkeys(files.keys("ConfigMap pages"), "gone")
+    assert applied(files)["changes"] == told["changes"]
+    left = {manifests._key(each) for each in manifests.found(files.service)}
+    assert left == files.keys() - files.keys("ConfigMap pages")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_secrets_are_never_told(files: Files) -> None:
+    applied(files)
+    files.text = TEXT.replace("open-sesame", "other-words")
+    told = applied(files, test=True)
+    assert set(told["changes"]) == files.keys("Secret door")
+    for secret in ("open-sesame", "other-words", "b3Blbi1zZXNhbWU", "b3RoZXItd29yZHM"):
+        assert secret not in str(told)
+    assert applied(files)["changes"]
+    assert applied(files)["changes"] == {}
+
+
+def test_absent_leaves_nothing_but_the_data(cluster: kube_api.Api, files: Files) -> None:
+    applied(files)
+    state.__opts__["test"] = True
+    told = state.absent(files.service)
+    state.__opts__["test"] = False
+    assert told["result"] is None
+    assert set(told["changes"]) == files.keys("ConfigMap pages", "Secret door", "Deployment server")
+    done = state.absent(files.service)
+    assert (done["result"], done["changes"]) == (True, told["changes"])
+    assert f"PersistentVolumeClaim {files.service}/kept" in done["comment"]
+    left = cluster.kubectl("get", "-n", files.service, "pvc,configmap,secret,deployment", "-o", "name",
+                           f"--selector={manifests.PART_OF}={files.service}")  # fmt: skip
+    assert left.split() == ["persistentvolumeclaim/kept"]
+    assert state.absent(files.service)["changes"] == {}
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (TEXT.replace("accessModes: [ReadWriteOnce]", "accessModes: [Never]"), "kept.*Never"),
+        (TEXT.replace("kind: ConfigMap", "kind: Confmap"), "Confmap"),
+        ("just: a mapping", "without apiVersion, kind and metadata"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_what_the_api_server_refuses_is_named_and_nothing_is_touched(
+    files: Files, wrong: str, words: str
+) -> None:
+    applied(files)
+    before = manifests.found(files.service)
+    files.text = wrong
+    ret = applied(files)
+    assert ret["result"] is False
+    assert ret["changes"] == {}
+    assert re.search(words, ret["comment"]), ret["comment"]
+    assert manifests.found(files.service) == before
+
+
+@pytest.mark.usefixtures("cluster")
+def test_pods_that_do_not_come_are_told_of(files: Files) -> None:
+    applied(files)
+    assert set(manifests.wait(files.service, timeout=0)) == files.keys("Deployment server")
+    ret = state.applied(files.service, SOURCE, timeout=0.1)
+    assert ret["result"] is False
+    assert f"Deployment {files.service}/server: " in ret["comment"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_without_a_cluster_test_mode_says_what_will_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: Files
+) -> None:
+    monkeypatch.setattr(manifests, "ADMIN_CONF", tmp_path / "none")
+    told = applied(files, test=True)
+    assert (told["result"], told["changes"]) == (None, {})
+    assert "5 objects would be applied" in told["comment"]
+    assert applied(files)["result"] is False
+    assert state.absent(files.service)["result"] is True
+    with pytest.raises(CommandExecutionError, match="no control plane"):
+        manifests.found(files.service)
