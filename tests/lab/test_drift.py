@@ -106,6 +106,11 @@ def mended(lab: Lab) -> Iterator[Lab]:
             assert_clean(name, fix(lab, name))
         yield lab
     finally:
+        # Whoever is left out of the pillar is left alone: what SETTINGS brought goes by being told to.
+        rack |= {"users": {"anna": {"absent": True}}, "system": {"journal": "as-is"}}
+        lab.master.write(PILLAR, yaml.safe_dump(rack))
+        for name in ("nfs1", "cp1", "pi-01"):
+            fix(lab, name)
         lab.master.write(PILLAR, before)
 
 
