@@ -21,4 +21,6 @@ include:
   - kubernetes
   - kubeadm.joined
   - cni
+  # After the join, which writes what it keeps.
+  - kubelet
   - salt_minion
