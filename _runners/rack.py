@@ -771,12 +771,33 @@ def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]
     for name in drained:
         uncordon = partial(_call, control_plane, "kubeadm.uncordon", {"node": name}, 2 * POLL)
         done(f"{name} still takes no pods", uncordon)
+    if _serving_certificates(rack):
+        done("the certificates that kubelets serve with", partial(_approve_certificates, rack))
     stale = _stale_routes(rack, members)
     told = _apply_on(stale, "cni")
     problems += [f"the routes of {name}: {problem}" for name, problem in told.items() if problem]
     done("the exports of the share", partial(_export_share, rack))
     done("the admin's kubeconfig", partial(_hand_over_kubeconfig, rack))
     return SimpleNamespace(problems=problems, freed=freed)
+
+
+def _serving_certificates(rack: Any) -> bool:
+    """Say whether the kubelets ask for the certificates that they serve their port with."""
+    wanted: bool = __utils__["kubeadm_config.asks_for_serving_certificates"](rack.pillar)
+    return wanted
+
+
+def _approve_certificates(rack: Any) -> None:
+    """Approve the requests of kubelets that are each for the node that asks.
+
+    Raises:
+        _Failed: some are not; they are named, and stay as they are.
+    """
+    found = _call(rack.control_planes[0], "kubelet_certs.approve", {}, limit=2 * POLL)
+    if found["refused"]:
+        name, why = sorted(found["refused"].items())[0]
+        more = f" (and {len(found['refused']) - 1} more)" if len(found["refused"]) > 1 else ""
+        raise _Failed(f"the request {name} is not approved: {why}{more}")
 
 
 def _stale_routes(rack: Any, members: list[str]) -> list[str]:
