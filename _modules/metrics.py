@@ -20,6 +20,7 @@ __pillar__: dict[str, Any]
 __opts__: dict[str, Any]
 
 PORT = 9100
+KUBELET_PORT = 10250
 # Where Debian's node exporter takes files from; drift and reconcile write theirs there, too.
 TEXT_FOLDER = "/var/lib/prometheus/node-exporter"
 THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
@@ -148,24 +149,58 @@ def _unless_off(part: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _collector(settings: Mapping[str, Any]) -> str:
-    """Return the collector's configuration."""
+    """Return the collector's configuration.
+
+    The nodes are named in it: which there are, the master knows, and tells again when one comes or goes.
+    """
+    nodes = (__pillar__.get("cluster") or {}).get("nodes") or {}
+    members = {name: fact["ip"] for name, fact in nodes.items() if fact.get("ip")}
     return str(
         __salt__["slsutil.renderer"](
             path="salt://services/metrics/files/prometheus.yaml",
             default_renderer="jinja",
             interval=settings["interval"],
-            others=_others(),
+            exporters=_targets({**members, **_others()}, PORT),
+            kubelets=_targets(members, KUBELET_PORT),
             node_names=list(_OF_NODES),
             kubelet_names=list(_OF_PODS),
         )
     )
 
 
-def _others() -> list[dict[str, Any]]:
-    """Return the nodes that are no Kubernetes nodes, as Prometheus wants its targets: ``nfs1``."""
-    found = []
-    for name, body in sorted((__pillar__.get("nodes") or {}).items()):
+def _others() -> dict[str, str]:
+    """Return the addresses of the nodes that are no Kubernetes nodes by their roles: ``nfs1``."""
+    found = {}
+    for name, body in (__pillar__.get("nodes") or {}).items():
         roles, address = (body or {}).get("roles") or ["worker"], (body or {}).get("ip")
         if address and not {"control_plane", "worker"} & set(roles):
-            found.append({"targets": [f"{address}:{PORT}"], "labels": {"instance": name}})
+            found[name] = address
     return found
+
+
+def _targets(addresses: Mapping[str, str], port: int) -> list[dict[str, Any]]:
+    """Return nodes as Prometheus wants its targets."""
+    return [
+        {"targets": [f"{address}:{port}"], "labels": {"instance": name}}
+        for name, address in sorted(addresses.items())
+    ]
+
+
+def current() -> bool:
+    """Return whether the collector was told the nodes that there are. Only for the control plane.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 metrics.current
+    """
+    settings = _settings()
+    wanted = values()["collector"] if settings["enabled"] else ""
+    there = [
+        each
+        for each in __salt__["manifests.found"]("metrics")
+        if (each["kind"], each["metadata"]["name"]) == ("ConfigMap", "collector")
+    ]
+    told = there[0].get("data", {}).get("prometheus.yaml", "") if there else ""
+    return bool(told == wanted)
