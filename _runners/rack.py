@@ -73,6 +73,7 @@ ANSWER, POLL, LIMIT = _minions.ANSWER, _minions.POLL, _minions.LIMIT
 API_LIMIT = 45
 STATUS_ANSWER, STATUS_LIMIT = 2, 8
 SETTLE_LIMIT = 1800
+SERVICES_LIMIT = 1500
 # Hundreds of GB over a home network
 MOVE_LIMIT = 48 * 3600
 # Each try stops what runs on the node
@@ -798,6 +799,8 @@ def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]
     problems += [f"the routes of {name}: {problem}" for name, problem in told.items() if problem]
     done("the exports of the share", partial(_export_share, rack))
     done("the admin's kubeconfig", partial(_hand_over_kubeconfig, rack))
+    if any(name not in rack.control_planes for name in members):
+        done("the services", partial(_bring_services, rack))
     return SimpleNamespace(problems=problems, freed=freed)
 
 
@@ -854,6 +857,18 @@ def _export_share(rack: Any) -> None:
         for _, current, code in _asked([node], "nfs.current", limit=2 * POLL):
             if not code and not current:
                 _apply(node, "nfs.server")
+
+
+def _bring_services(rack: Any) -> None:
+    """Have the control plane bring the services that the pillar wants and the cluster has not.
+
+    What is there may have changed since: that is found by `drift.check` and set right by a highstate.
+    """
+    sections = rack.pillar.get("services") or {}
+    wanted = {name for name, section in sections.items() if section.get("enabled")}
+    control_plane = rack.control_planes[0]
+    if wanted and wanted - set(_call(control_plane, "manifests.services", {}, API_LIMIT)):
+        _apply(control_plane, "services", limit=SERVICES_LIMIT)
 
 
 def _revoke(control_plane: str, node: str) -> Any:
