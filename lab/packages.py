@@ -35,6 +35,7 @@ NODE_PACKAGES: Mapping[str, tuple[str, ...]] = {
     "docker": ("docker.io",),
     "firewall": ("nftables",),
     "mirror": ("docker-registry", "nginx-light"),
+    "mirror sync": ("apt-utils", "skopeo"),
     "storage server": ("e2fsprogs", "nfs-kernel-server", "rsync"),
     "storage client": ("e2fsprogs", "nfs-common", "rsync"),
     "admin": ("gnupg", "jq", "python3-venv"),
