@@ -136,7 +136,7 @@ def values() -> dict[str, Any]:
         "collector": _collector(settings) if database else "",
         "volume": settings["volume"],
         "retention_days": settings["retention_days"],
-        "uid": __utils__["rackspec.share_uid"](None),
+        "uid": __salt__["volumes.owner"](settings["volume"]),
         "grafana": _unless_off(settings["grafana"]) if database else None,
         "boards": list(BOARDS),
         "metrics_server": _unless_off(settings["metrics_server"]),

@@ -36,6 +36,7 @@ NODE_PACKAGES: Mapping[str, tuple[str, ...]] = {
     "firewall": ("nftables",),
     "metrics": ("prometheus-node-exporter",),
     "mirror": ("docker-registry", "nginx-light"),
+    "mirror sync": ("apt-utils", "skopeo"),
     "storage server": ("e2fsprogs", "nfs-kernel-server", "rsync"),
     "storage client": ("e2fsprogs", "nfs-common", "rsync"),
     "admin": ("gnupg", "jq", "python3-venv"),

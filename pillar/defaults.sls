@@ -100,12 +100,43 @@ docker:
 # What runs in the cluster for people. Each is off until you say enabled: true, and what it leaves
 # when it is turned off again is its data. See docs/services.md
 services:
-  # Volumes on the share, for pods that ask for one
+  # Volumes on the share, for pods that ask for one. See docs/services.md
   storage:
     enabled: false  # whether pods get volumes on the share
-  # A registry of the rack's own: docker push localhost:5000/... on every node
+    # a folder <nfs.path>/volumes/<name> each, and a PersistentVolume of that name, for example
+    # registry: {size: 50G}
+    volumes: {}
+    # volumes that are made when a claim asks for one, by csi-driver-nfs, as the default
+    # StorageClass `share`. Needs nfs.manage_mounts
+    dynamic:
+      enabled: false  # whether they are
+      # what becomes of the data when its claim is deleted. archive: its folder is renamed
+      # archived-...; delete: it is deleted
+      on_delete: archive
+      driver_image: "registry.k8s.io/sig-storage/nfsplugin:v4.13.5"  # csi-driver-nfs
+      provisioner_image: "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0"  # what watches claims
+      # what tells kubelet of the driver
+      registrar_image: "registry.k8s.io/sig-storage/csi-node-driver-registrar:v2.17.0"
+  # A registry of the rack's own: docker push localhost:5000/... on every node. See docs/services.md
   registry:
-    enabled: false  # whether there is one
+    enabled: false  # whether there is one; needs services.storage with its volume
+    image: "docker.io/library/registry:2.8.3"  # what runs
+    volume: registry  # which of services.storage.volumes has the images
+    port: 5000  # where it answers on each node, on localhost only
+    # its address in kubernetes.service_network; null: the fiftieth, or the last of a smaller one
+    cluster_ip: null
+    # when what no image needs any more is deleted (systemd's OnCalendar); the registry is away for
+    # as long as that takes. null: never
+    collect: "Sun 03:30"
+    # true: also images whose tag was pushed anew. Registries before 3.0 then also delete the parts
+    # of images for several architectures
+    collect_untagged: false
+    # the registry for other machines of your network, by TLS on each node's address. Certificate,
+    # key and passwords are in a Secret that you make
+    lan:
+      enabled: false  # whether they may
+      port: 30500  # its NodePort
+      password: true  # false: without name and password, for whoever reaches the port
   # What the nodes and pods use: kubectl top, InfluxDB, Grafana. See docs/services/metrics.md
   metrics:
     enabled: false  # whether it is measured
