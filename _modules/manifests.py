@@ -350,9 +350,22 @@ def _stands_for(value: Any) -> str:
     return f"<secret {hash(('saltberry', str(value))) & 0xFFFF:04x}>"
 
 
+class _Readable(yaml.SafeDumper):
+    """Texts of several lines as such: a configuration file in quotes nobody can read."""
+
+
+def _as_block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Readable.add_representer(str, _as_block)
+
+
 def _difference(live: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     old, new = (
-        yaml.safe_dump(_clean(each), sort_keys=True).splitlines() for each in (live, result)
+        yaml.dump(_clean(each), Dumper=_Readable, sort_keys=True).splitlines()
+        for each in (live, result)
     )
     lines = list(difflib.unified_diff(old, new, "is", "should be", lineterm="", n=2))
     return "\n".join(lines)
