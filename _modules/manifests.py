@@ -85,6 +85,8 @@ _NOT_OURS = (
     "selfLink",
 )
 _POLL_SECONDS = 2.0
+# Seconds for all objects of a service at once: a Pi from whose card etcd lives needs one or two for each
+_LIMIT = 180.0
 # Of what the API server says
 _MOST_LINES, _MOST_WORDS = 6, 800
 
@@ -100,8 +102,9 @@ def _items(*arguments: str, objects: list[dict[str, Any]] | None = None) -> list
         )
     given = {"apiVersion": "v1", "kind": "List", "items": objects or []}
     done = __utils__["kube_programs.kubectl"](
-        *arguments, "-o", "json", kubeconfig=ADMIN_CONF, stdin=json.dumps(given)
-    )
+        *arguments, "-o", "json",
+        kubeconfig=ADMIN_CONF, stdin=json.dumps(given), limit=_LIMIT,
+    )  # fmt: skip
     if done.returncode:
         raise CommandExecutionError(_refusal(done.stderr))
     found: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {"items": []}
