@@ -274,7 +274,7 @@ def grow(path: str, size: str) -> None:
     with _locked(path):
         if have["size"] < todo["grow"]:
             os.truncate(path, todo["grow"])
-        check(path, force=True)
+        _check(path, force=True)
         _must(["resize2fs", path, f"{todo['grow'] >> 10}K"])
 
 
@@ -301,7 +301,8 @@ def check(path: str, force: bool = False) -> str:
     force
         Also when it says that it is clean.
 
-    Returns what e2fsck said. Raises CommandExecutionError when a person has to decide.
+    Returns what e2fsck said. Raises CommandExecutionError when a person has to decide, and, with
+    nothing touched, for an image that is mounted or that another node has.
 
     CLI Example:
 
@@ -309,6 +310,19 @@ def check(path: str, force: bool = False) -> str:
 
         salt 'pi-01' disk_image.check /srv/share/node/containers.img
     """
+    have = status(path)
+    if have is None:
+        raise CommandExecutionError(f"{path} is not there; is the share mounted?")
+    if have["mounted"]:
+        raise CommandExecutionError(
+            f"{path} is mounted at {have['mounted']}, and what is mounted cannot be checked; it is"
+            " checked at each boot, before it is mounted"
+        )
+    with _locked(path):
+        return _check(path, force)
+
+
+def _check(path: str, force: bool) -> str:
     ret = _run(["e2fsck", "-p", *(["-f"] if force else []), path])
     # 1: errors were mended. Anything above is not for a machine to decide.
     if ret["retcode"] > 1:

@@ -104,7 +104,17 @@ def _reason(unit: str) -> str:
         "journalctl", "--unit", unit, "--lines=8", "--output=cat", "--no-pager", "--quiet",
     ])  # fmt: skip
     said = [line for line in ret["stdout"].splitlines() if line.startswith(("mount", "e2fsck"))]
-    return _reason_before(unit) or (said[-1] if said else "")
+    return _disk_missing(unit) or _reason_before(unit) or (said[-1] if said else "")
+
+
+def _disk_missing(unit: str) -> str:
+    """Return that no disk has the name that a mount unit waits for, empty when one has."""
+    what = _run(["systemctl", "show", "--property=What", "--value", "--", unit])["stdout"].strip()
+    if not what.startswith("/dev/") or Path(what).exists():
+        return ""
+    kind, _, name = what.removeprefix("/dev/disk/by-").partition("/")
+    spec = f"{kind.upper()}={name}" if name else what
+    return f"no disk of this node is {spec}; is it plugged in? lsblk -f shows what there is"
 
 
 def _reason_before(unit: str) -> str:

@@ -262,6 +262,25 @@ def test_an_image_that_somebody_has_is_left_alone(image: Path) -> None:
     disk_image.grow(str(image), "512M")
 
 
+def test_an_image_that_is_mounted_or_anothers_is_not_checked(
+    image: Path, mounted: Callable[[Path], Path]
+) -> None:
+    with pytest.raises(CommandExecutionError, match="is not there; is the share mounted"):
+        disk_image.check(str(image))
+    disk_image.create(str(image), "256M")
+    lock = Path(f"{image}.lock")
+    lock.write_text("pi-02\n")
+    with lock.open("r+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(CommandExecutionError, match="in use by pi-02"):
+            disk_image.check(str(image), force=True)
+    where = mounted(image)
+    with pytest.raises(CommandExecutionError, match=f"is mounted at {where}"):
+        disk_image.check(str(image))
+    run("umount", str(where))
+    assert "containers:" in disk_image.check(str(image))
+
+
 def test_a_crash_is_mended_and_real_damage_is_not(
     image: Path, mounted: Callable[[Path], Path], tmp_path: Path
 ) -> None:

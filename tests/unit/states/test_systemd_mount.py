@@ -44,14 +44,19 @@ class Systemd:
         verb, name = argv[1], argv[-1]
         if verb == "start" and name.endswith(".mount"):
             return self.start(name)
+        if argv[:3] == ["systemctl", "show", "--property=What"]:
+            return {"retcode": 0, "stdout": self.fields(name)["What"], "stderr": ""}
         if verb in ("restart", "start"):
             self.active.add(name)
         word = "active" if name in self.active else "inactive"
         return {"retcode": 0, "stdout": word, "stderr": ""}
 
-    def start(self, name: str) -> dict[str, Any]:
+    def fields(self, name: str) -> dict[str, str]:
         lines = (self.units / name).read_text().splitlines()
-        fields = dict(line.split("=", 1) for line in lines if "=" in line)
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def start(self, name: str) -> dict[str, Any]:
+        fields = self.fields(name)
         if self.broken:
             return {"retcode": 1, "stdout": "", "stderr": "Job failed"}
         Path(fields["Where"]).mkdir(parents=True, exist_ok=True)
@@ -194,6 +199,14 @@ def test_a_mount_that_fails_says_why(where: str, image: str, systemd: Systemd) -
     assert "mounted" not in ret["changes"]
     # the unit is there, and mounting still to be done
     assert list(systemd_mount.plan(where, image, **LOOP)) == ["mount"]
+
+
+@pytest.mark.parametrize("spec", ["LABEL=sb-nowhere", "UUID=0b1e4c5a-91c2-4c1d-8a54-0123456789ab"])
+def test_a_disk_that_is_not_there_is_named(where: str, systemd: Systemd, spec: str) -> None:
+    systemd.broken = "special device does not exist."
+    ret = state.mounted(where, spec, {"description": "A disk", "options": ["noatime"]})
+    assert ret["result"] is False
+    assert f"no disk of this node is {spec}; is it plugged in?" in ret["comment"]
 
 
 def test_a_share_that_is_away_is_no_failure_but_is_told(
