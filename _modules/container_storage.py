@@ -361,9 +361,27 @@ def status() -> dict[str, Any]:
     history = _journal().history()
     # As they were when they were left: to measure millions of files takes minutes.
     keys = ("engine", "path", "bytes")
-    there = [entry for entry in history["old_roots"] if Path(entry["path"]).is_dir()]
+    there = [entry for entry in history["old_roots"] if _still_there(entry)]
     old = [{key: entry.get(key, 0) for key in keys} for entry in there]
     return {"engines": engines, "move": _move_status(), "old_roots": old, "last": history["last"]}
+
+
+def _left(engine: str, path: str, at: float, size: int) -> dict[str, Any]:
+    """Return what the history keeps of a folder that a move leaves behind."""
+    inode = os.stat(path).st_ino if Path(path).is_dir() else 0  # noqa: PTH116
+    return {"engine": engine, "path": path, "at": at, "bytes": size, "inode": inode}
+
+
+def _still_there(entry: Mapping[str, Any]) -> bool:
+    """Say whether a folder that a move left is still that folder.
+
+    A link that somebody made in its place, or another disk that is mounted there now, leads to data
+    that is not ours to write over or to delete.
+    """
+    path = Path(entry["path"])
+    if not path.is_dir() or os.path.realpath(path) != entry["path"]:
+        return False
+    return entry.get("inode", 0) in (0, path.stat().st_ino)
 
 
 def _version(engine: str) -> str | None:
@@ -535,6 +553,10 @@ def _docker_problems(
         elif any(inside(os.path.realpath(bind), source) for bind in container["binds"]):
             warnings.append(f"{container['name']} mounts a folder below {source} by its path, and "
                             "will still see the old one: make it again after the move")  # fmt: skip
+    for name, device in facts["devices"].items():
+        if "docker" in moves and inside(os.path.realpath(device), source):
+            warnings.append(f"the volume {name} shows {device}, a folder below {source}, and will still "
+                            "show the old one: make it again after the move")  # fmt: skip
 
 
 def _plan_room(moves: Mapping[str, Any], result: dict[str, Any], margin: float) -> None:
@@ -621,7 +643,8 @@ def _foreign_problems(wanted: str, target: str) -> list[str]:
         if owner and owner.get("machine") != _machine():
             return [f"{target} holds container data of an earlier installation of this node; move it "
                     f"away or delete it, with the file {target}/.saltberry-storage"]  # fmt: skip
-    known = [entry["path"] for entry in _journal().history()["old_roots"]]
+    old = _journal().history()["old_roots"]
+    known = [entry["path"] for entry in old if _still_there(entry)]
     record = unfinished()
     known += [move["to"] for move in record["moves"].values()] if record else []
     if wanted in known or not __utils__["copy_target.has_files"](wanted):
@@ -789,10 +812,32 @@ def _new_files(moves: Mapping[str, Mapping[str, str]], target: str) -> dict[str,
         files[name] = {
             "old": __utils__["move_journal.read_text"](name),
             "new": __utils__["engine_config.drop_in"](
-                None if target == LOCAL else target, _replaced_command(engine, facts, name)
+                # systemd follows no links when it looks for the mount.
+                None if target == LOCAL else os.path.realpath(target),
+                _replaced_command(engine, facts, name),
             ),
         }
     return {path: texts for path, texts in files.items() if texts["old"] != texts["new"]}
+
+
+def _renew_files(move: _Move) -> None:
+    """Take the configuration files as they are now: a copy takes hours, one that was cut off may be
+    days old, and what was edited meanwhile has to stay.
+
+    Raises RuntimeError when an engine was given another folder meanwhile, ValueError for files that
+    cannot be edited any more.
+    """
+    for engine, entry in move.moves.items():
+        facts = _engine(engine)
+        if facts["problem"]:
+            raise RuntimeError(facts["problem"])
+        if os.path.realpath(facts["root"]) != entry["from"]:
+            raise RuntimeError(
+                f"{engine} was given another folder while its data was copied: {facts['root']} "
+                f"(by {facts['root_from']}) instead of {entry['from']}; restart {engine}, then try again"
+            )
+    move.record["files"] = _new_files(move.moves, move.record["target"])
+    move.journal.save(move.record)
 
 
 def _replaced_command(engine: str, facts: Mapping[str, Any], drop_in: str) -> str | None:
@@ -847,6 +892,8 @@ def _go(move: _Move) -> dict[str, Any]:
     """Do all phases from the copy on. Raises CommandExecutionError once all is as before."""
     try:
         _copy_live(move)
+        # Now, as it asks systemd: while the engines are down every second counts.
+        _renew_files(move)
     except BaseException as exc:
         # Nothing was stopped; after a move that was cut off it may have been.
         _undo(move, exc)
@@ -855,6 +902,8 @@ def _go(move: _Move) -> dict[str, Any]:
         _stop(move)
         _copy_rest(move)
         _verify_copy(move)
+        if not __utils__["move_journal.files_are"](move.record["files"], "old"):
+            _renew_files(move)
     except BaseException as exc:
         _undo(move, exc)
         raise CommandExecutionError(_undone(move, exc)) from exc
@@ -1224,16 +1273,10 @@ def _finish(move: _Move) -> dict[str, Any]:
     old = [entry for entry in history["old_roots"] if entry["path"] not in arrived]
     old = [entry for entry in old if entry["path"] not in
            {left["from"] for left in move.moves.values()}]  # fmt: skip
-    old += [
-        # Both were the same when the engines were down.
-        {
-            "engine": engine,
-            "path": entry["from"],
-            "at": record["down"] or record["began"],
-            "bytes": record["sizes"].get(engine, 0),
-        }
-        for engine, entry in move.moves.items()
-    ]
+    # Both were the same when the engines were down.
+    at, sizes = record["down"] or record["began"], record["sizes"]
+    old += [_left(engine, entry["from"], at, sizes.get(engine, 0))
+            for engine, entry in move.moves.items()]  # fmt: skip
     moves = {engine: {key: entry[key] for key in ("from", "to")}
              for engine, entry in move.moves.items()}  # fmt: skip
     missing = record.get("missing") or []
@@ -1314,13 +1357,9 @@ def _end_failed(move: _Move) -> None:
     history = move.journal.history()
     known = {entry["path"] for entry in history["old_roots"]}
     # What was copied so far may serve the next try, and goes with a purge.
+    measure = __utils__["tree_copy.measure"]
     left = [
-        {
-            "engine": engine,
-            "path": entry["to"],
-            "at": record["since"],
-            "bytes": __utils__["tree_copy.measure"](entry["to"])["bytes"],
-        }
+        _left(engine, entry["to"], record["since"], measure(entry["to"])["bytes"])
         for engine, entry in move.moves.items()
         if entry["to"] not in known and record["since"] and Path(entry["to"]).is_dir()
     ]
@@ -1492,7 +1531,7 @@ def purge() -> dict[str, Any]:
     journal = _journal()
     with _locked(journal):
         history = journal.history()
-        left = [entry for entry in history["old_roots"] if Path(entry["path"]).is_dir()]
+        left = [entry for entry in history["old_roots"] if _still_there(entry)]
         problems = purge_problems()
         if problems:
             raise CommandExecutionError("\n".join(problems))
@@ -1522,7 +1561,7 @@ def purge_problems() -> list[str]:
     problems = []
     for entry in _journal().history()["old_roots"]:
         path = entry["path"]
-        if not Path(path).is_dir():
+        if not _still_there(entry):
             continue
         problems += [
             f"{engine} has its data in {state['root']}: {path} must not be deleted"
@@ -1531,7 +1570,7 @@ def purge_problems() -> list[str]:
                                        or inside(path, os.path.realpath(state["root"])))
         ]  # fmt: skip
         problems += [
-            f"the container {name} mounts {bind}; make it again without, then purge {path}"
+            f"{name} mounts {bind}; make it again without, then purge {path}"
             for name, bind in binds
             if inside(os.path.realpath(bind), path)
         ]
@@ -1542,16 +1581,14 @@ def purge_problems() -> list[str]:
 
 
 def _binds() -> list[tuple[str, str]]:
-    """Return ``(container, path)`` of every folder that a container of docker's mounts by path."""
-    if not _active("docker.service"):
+    """Return ``(who, path)`` of every folder that a container or volume of docker's mounts by path.
+
+    From docker's files: it may be stopped, and its containers still need the folders.
+    """
+    docker = _engine("docker")
+    if not docker["installed"]:
         return []
-    try:
-        containers = __utils__["container_engines.docker_facts"]()["containers"]
-    except RuntimeError as exc:
-        raise CommandExecutionError(
-            f"who mounts the old folders cannot be found out: {exc}"
-        ) from exc
-    return [(entry["name"], bind) for entry in containers.values() for bind in entry["binds"]]
+    return list(__utils__["container_engines.binds_on_disk"](os.path.realpath(docker["root"])))
 
 
 def _delete(path: str) -> None:
