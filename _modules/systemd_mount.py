@@ -267,6 +267,27 @@ def mount(where: str) -> None:
         raise CommandExecutionError(f"{where} cannot be mounted: {reason}")
 
 
+def unmount(where: str) -> None:
+    """Stop the mount unit of a folder; one that is not mounted is fine. Raises CommandExecutionError.
+
+    where
+        The mount point. Units that need it stop with it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' systemd_mount.unmount /var/lib/kubelet/pods
+    """
+    if mounted(where) is None:
+        return
+    unit = __utils__["mount_unit.name"](where)
+    ret = _run(["systemctl", "stop", "--", unit])
+    if ret["retcode"] or mounted(where) is not None:
+        reason = _reason(unit) or ret["stderr"].strip() or "something is still mounted there"
+        raise CommandExecutionError(f"{where} cannot be unmounted: {reason}")
+
+
 def write_unit(name: str, text: str) -> None:
     """Write a unit or a drop-in and have systemd read it. Raises OSError.
 
