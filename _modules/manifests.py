@@ -26,11 +26,14 @@ __virtualname__ = "manifests"
 
 __salt__: dict[str, Callable[..., Any]]
 __utils__: dict[str, Callable[..., Any]]
+__context__: dict[str, Any]
 
 ADMIN_CONF = Path("/etc/kubernetes/admin.conf")
 PART_OF = "app.kubernetes.io/part-of"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "saltberry"
+
+_SEEN = "manifests.managed"  # in __context__
 
 # Where a service's objects are looked for: in the order in which they are deleted.
 KINDS = (
@@ -159,9 +162,39 @@ def found(service: str) -> list[dict[str, Any]]:
 
         salt cp1 manifests.found registry
     """
-    kinds = ",".join(KINDS)
-    there = _items("get", kinds, "--all-namespaces", f"--selector={PART_OF}={service}")
-    return [each for each in there if not _made_by_others(each)]
+    return [each for each in _managed() if each["metadata"]["labels"][PART_OF] == service]
+
+
+def services() -> list[str]:
+    """Return the names of the services that have objects on the cluster other than data.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.services
+    """
+    return sorted(
+        {each["metadata"]["labels"][PART_OF] for each in _managed() if not _stays(each, _managed())}
+    )
+
+
+def _managed() -> list[dict[str, Any]]:
+    """All objects that are ours, asked for once in a run: most services of a rack are off.
+
+    Whoever writes, or waits for something, calls :func:`_look_again`.
+    """
+    if _SEEN not in __context__:
+        kinds = ",".join(KINDS)
+        ours = f"--selector={PART_OF},{MANAGED_BY}={MANAGER}"
+        there = _items("get", kinds, "--all-namespaces", ours)
+        __context__[_SEEN] = [each for each in there if not _made_by_others(each)]
+    seen: list[dict[str, Any]] = __context__[_SEEN]
+    return seen
+
+
+def _look_again() -> None:
+    __context__.pop(_SEEN, None)
 
 
 def _made_by_others(each: Mapping[str, Any]) -> bool:
@@ -269,6 +302,9 @@ def apply(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
         salt cp1 manifests.apply registry "$(cat objects.json)"
     """
     todo = plan(service, objects)
+    if not todo:
+        return {}
+    _look_again()
     _server_side([each for each in objects if _key(each) in todo])
     gone = [key for key, what in todo.items() if what == "gone"]
     _delete([each for each in found(service) if _key(each) in gone])
@@ -292,14 +328,7 @@ def remove(service: str, test: bool = False) -> dict[str, str]:
         salt cp1 manifests.remove registry test=True
     """
     there = found(service)
-    claims = {
-        each["metadata"]["namespace"] for each in there if each["kind"] == "PersistentVolumeClaim"
-    }
-    keep = [
-        each
-        for each in there
-        if _is_kept(each) or (each["kind"] == "Namespace" and each["metadata"]["name"] in claims)
-    ]
+    keep = [each for each in there if _stays(each, there)]
     go = [each for each in there if each not in keep]
     if not test:
         _delete(go)
@@ -310,7 +339,19 @@ def _is_kept(each: Mapping[str, Any]) -> bool:
     return each["kind"] in KEPT
 
 
+def _stays(each: Mapping[str, Any], there: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether it stays when its service goes: it holds data, or is the namespace of what does."""
+    if each["kind"] != "Namespace":
+        return _is_kept(each)
+    return any(
+        other["metadata"].get("namespace") == each["metadata"]["name"]
+        for other in there
+        if other["kind"] == "PersistentVolumeClaim"
+    )
+
+
 def _delete(objects: list[dict[str, Any]]) -> None:
+    _look_again()
     for each in objects:
         space = each["metadata"].get("namespace")
         done = __utils__["kube_programs.kubectl"](
@@ -355,11 +396,35 @@ def wait(service: str, timeout: float = 300) -> dict[str, str]:
 
 
 def _not_available(service: str) -> dict[str, dict[str, Any]]:
+    _look_again()
     return {
         _key(each): each
         for each in found(service)
         if each["kind"] in _ROLLED_OUT and not _available(each)
     }
+
+
+def has_room() -> bool:
+    """Return whether any Ready node takes ordinary pods; a control plane alone does not.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.has_room
+    """
+    return any(_takes_pods(each) for each in _items("get", "nodes"))
+
+
+def _takes_pods(node: Mapping[str, Any]) -> bool:
+    refused = any(
+        taint["effect"] in ("NoSchedule", "NoExecute") for taint in node["spec"].get("taints", [])
+    )
+    ready = any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in node.get("status", {}).get("conditions", [])
+    )
+    return ready and not refused and not node["spec"].get("unschedulable")
 
 
 def _available(each: Mapping[str, Any]) -> bool:

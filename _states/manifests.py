@@ -38,6 +38,9 @@ def applied(
         if __opts__["test"]:
             return _told(ret, __salt__["manifests.plan"](name, objects))
         changes = __salt__["manifests.apply"](name, objects)
+        if timeout and not __salt__["manifests.has_room"]():
+            comment = "no node takes pods yet: the objects are there, the pods come with a worker"
+            return {**ret, "changes": changes, "comment": comment}
         missing = __salt__["manifests.wait"](name, timeout) if timeout else {}
     except CommandExecutionError as exc:
         return {**ret, "result": False, "comment": str(exc)}

@@ -409,6 +409,42 @@ SCHEMA: dict[str, Any] = {
             ),
         },
     ),
+    "services": Group(
+        "What runs in the cluster for people. Each is off until you say enabled: true, and what it leaves"
+        " when it is turned off again is its data. See docs/services.md",
+        keys={
+            "storage": Group(
+                "Volumes on the share, for pods that ask for one",
+                used="salt/services/init.sls",
+                keys={"enabled": Key("yes-no", False, "whether pods get volumes on the share")},
+            ),
+            "registry": Group(
+                "A registry of the rack's own: docker push localhost:5000/... on every node",
+                used="salt/services/init.sls",
+                keys={"enabled": Key("yes-no", False, "whether there is one")},
+            ),
+            "metrics": Group(
+                "What the nodes and pods use: kubectl top, InfluxDB, Grafana",
+                used="salt/services/init.sls",
+                keys={"enabled": Key("yes-no", False, "whether it is measured")},
+            ),
+            "dashboard": Group(
+                "Headlamp: the cluster in a browser",
+                used="salt/services/init.sls",
+                keys={"enabled": Key("yes-no", False, "whether there is one")},
+            ),
+            "ingress": Group(
+                "Traefik: web services by their names, on the nodes' own addresses",
+                used="salt/services/init.sls",
+                keys={"enabled": Key("yes-no", False, "whether there is one")},
+            ),
+            "certificates": Group(
+                "cert-manager with a private authority of the rack",
+                used="salt/services/init.sls",
+                keys={"enabled": Key("yes-no", False, "whether there are any")},
+            ),
+        },
+    ),
     "system": Group(
         "What each node's system is like. See docs/node-preparation.md",
         used="_modules/node.py",

@@ -3,6 +3,7 @@
     cache/builder-HASH/root            Debian 12 to build in
     cache/key-HASH/                    the lab's own package signing key
     cache/node-HASH/root               the blank node
+    cache/services-HASH/root       Debian 12 with the programs of services
     cache/kubernetes-HASH/bin          compiled programs
     cache/wheels-HASH/wheels           Salt and what it needs, for the nodes' Python
     cache/apt-debian-HASH/debian       Debian's packages for the nodes
@@ -21,7 +22,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab import binaries, builder, host, images, packages, rootfs, wheels
+from lab import binaries, builder, host, images, packages, rootfs, service_images, wheels
 from lab.rootfs import Debian
 from lab.store import Progress, Store, remove_tree
 
@@ -88,7 +89,11 @@ def ensure(
         parts["apt/kubernetes"] = packages.kubernetes_repository(
             store, box, programs, kubernetes, key
         )
-        parts["registry"] = images.registry(store, box, programs, wanted)
+        services = service_images.root(store, debian)
+        more = service_images.definitions()
+        parts["registry"] = images.registry(
+            store, box, programs, wanted, services=services, more=more
+        )
     return Artifacts(
         node_root=node,
         mirror=_mirror(store, parts, key),

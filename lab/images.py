@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -33,8 +34,10 @@ class Image:
     """What goes into an image.
 
     ``programs`` maps paths in the image to compiled Kubernetes binaries; ``debian`` lists paths
-    that are taken from the builder as they are, each with the libraries it needs; ``links`` are
-    symbolic links; ``check`` is run in the finished tree and must succeed.
+    that are taken from a Debian root as they are, each with the libraries it needs; ``links`` are
+    symbolic links; ``files`` are small text files, executable if they begin with ``#!``; ``folders`` are
+    writable for all; ``check`` is run in the finished tree and must succeed. ``services`` says that the
+    Debian is that of service_images.py, not the builder.
     """
 
     name: str
@@ -44,6 +47,9 @@ class Image:
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     check: tuple[str, ...] = ()
+    files: Mapping[str, str] | None = None
+    folders: tuple[str, ...] = ()
+    services: bool = False
 
 
 _IPTABLES = ("iptables", "iptables-save", "iptables-restore")
@@ -119,17 +125,20 @@ def _definition(name: str) -> Image:
     )
 
 
-def registry(store: Store, box: Box, programs: Path, wanted: list[str]) -> Path:
-    """Storage directory of a registry that holds the images of ``definitions(wanted)``.
+def registry(
+    store: Store, box: Box, programs: Path, wanted: list[str], *, services: Box, more: list[Image]
+) -> Path:
+    """Storage directory of a registry that holds the images of ``definitions(wanted)``, and ``more``.
 
-    ``programs`` is the directory of compiled Kubernetes binaries.
+    ``programs`` is the directory of compiled Kubernetes binaries, ``services`` what ``more`` is made from.
     """
-    made = definitions(wanted)
+    made = [*definitions(wanted), *more]
     inputs = {
         "images": [repr(image) for image in made],
         "programs": programs.parent.name,
         "builder": box.root.parent.name,
-        "layout": 1,
+        "services": services.root.parent.name,
+        "layout": 2,
     }
 
     def build(partial: Path) -> None:
@@ -139,7 +148,7 @@ def registry(store: Store, box: Box, programs: Path, wanted: list[str]) -> Path:
         for image in made:
             store.progress.note(image.name)
             tree = partial / "tree"
-            _assemble(box, image, programs, tree)
+            _assemble(services if image.services else box, image, programs, tree)
             _check(Box(store, tree), image)
             write_archive(image, tree, archives / f"{_file_name(image)}.tar")
             shutil.rmtree(tree)
@@ -152,7 +161,7 @@ def registry(store: Store, box: Box, programs: Path, wanted: list[str]) -> Path:
 
 
 def _file_name(image: Image) -> str:
-    return image.name.replace(":", "-")
+    return image.name.replace(":", "-").replace("/", "-")
 
 
 def _assemble(box: Box, image: Image, programs: Path, tree: Path) -> None:
@@ -169,20 +178,40 @@ def _assemble(box: Box, image: Image, programs: Path, tree: Path) -> None:
         for pattern in image.debian
         for file in sorted(box.root.glob(pattern.lstrip("/")))
     ]
+    inside = [path for path in found if not (box.root / path.lstrip("/")).is_dir()]
+    for folder in (path for path in found if path not in inside):
+        below = sorted((box.root / folder.lstrip("/")).rglob("*"))
+        inside += [f"/{each.relative_to(box.root)}" for each in below if _is_program(each)]
     if image.debian and not found:
-        raise host.StepFailed(f"image {image.name}: the builder has none of {image.debian}")
-    for path in found + _libraries(box, found):
+        raise host.StepFailed(f"image {image.name}: there is none of {image.debian} to take")
+    for path in found + _libraries(box, inside):
         _copy(box.root / path.lstrip("/"), tree, path)
+    for folder in image.folders:
+        (tree / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        (tree / folder.lstrip("/")).chmod(0o1777)
+    for path, text in (image.files or {}).items():
+        file = tree / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(0o755 if text.startswith("#!") else 0o644)
     for path, target in {**(image.links or {}), **_applets(box, image)}.items():
         link = tree / path.lstrip("/")
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)
 
 
+def _is_program(file: Path) -> bool:
+    """Whether it may need libraries."""
+    return file.is_file() and (os.access(file, os.X_OK) or ".so" in file.name)
+
+
 def _copy(source: Path, tree: Path, path: str) -> None:
     target = tree / path.lstrip("/")
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, target)
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+    else:
+        shutil.copy(source, target)
 
 
 def _libraries(box: Box, files: list[str]) -> list[str]:

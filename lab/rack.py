@@ -34,6 +34,8 @@ CONTROL_PLANE = "cp1"
 ROLES = ("worker", "control_plane")
 # Addresses that the pillar fixes; every other Pi gets the next free one.
 FIXED = {MASTER: 10, CONTROL_PLANE: 11}
+# Whose images the lab's registry has stand-ins of
+MIRRORED = ("docker.io", "quay.io", "registry.k8s.io", "ghcr.io")
 FIRST_FREE = 21
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
@@ -324,6 +326,9 @@ def describe(rack: Rack) -> str:
             "    - SystemVerification",
             "    - FileContent--proc-sys-net-bridge-bridge-nf-call-iptables",
             "containerd:",
-            f'  registries: {{"{mirror}:5000": {{endpoint: "http://{mirror}:5000"}}}}',
+            "  registries:",
+            f'    "{mirror}:5000": {{endpoint: "http://{mirror}:5000"}}',
+            "    # The images of services, under their own names.",
+            *(f'    {host}: {{endpoint: "http://{mirror}:5000"}}' for host in MIRRORED),
         ]
     return "\n".join(lines) + "\n"

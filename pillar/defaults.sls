@@ -94,6 +94,28 @@ docker:
   # without a name; never volumes. 0: never
   prune_days: 0
 
+# What runs in the cluster for people. Each is off until you say enabled: true, and what it leaves
+# when it is turned off again is its data. See docs/services.md
+services:
+  # Volumes on the share, for pods that ask for one
+  storage:
+    enabled: false  # whether pods get volumes on the share
+  # A registry of the rack's own: docker push localhost:5000/... on every node
+  registry:
+    enabled: false  # whether there is one
+  # What the nodes and pods use: kubectl top, InfluxDB, Grafana
+  metrics:
+    enabled: false  # whether it is measured
+  # Headlamp: the cluster in a browser
+  dashboard:
+    enabled: false  # whether there is one
+  # Traefik: web services by their names, on the nodes' own addresses
+  ingress:
+    enabled: false  # whether there is one
+  # cert-manager with a private authority of the rack
+  certificates:
+    enabled: false  # whether there are any
+
 # What each node's system is like. See docs/node-preparation.md
 system:
   packages: []  # further packages to install, for example [htop, vim]

@@ -21,4 +21,6 @@ include:
   - kubernetes
   - kubeadm.initialized
   - cni
+  - services.nodes
+  - services
   - salt_minion

@@ -21,4 +21,5 @@ include:
   - kubernetes
   - kubeadm.joined
   - cni
+  - services.nodes
   - salt_minion

@@ -56,6 +56,13 @@ spec:
 """
 
 
+WORKER = {
+    "apiVersion": "v1",
+    "kind": "Node",
+    "metadata": {"name": "pi-01"},
+    "spec": {"taints": []},
+    "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+}
 ALL = (
     "Namespace",
     "ConfigMap pages",
@@ -107,10 +114,11 @@ def cluster(api: kube_api.Api, files: Files, monkeypatch: pytest.MonkeyPatch) ->
         f"kube_programs.{name}": getattr(kube_programs, name) for name in ("kubectl", "last_lines")
     }
     monkeypatch.setattr(manifests, "__utils__", utils, raising=False)
+    monkeypatch.setattr(manifests, "__context__", {}, raising=False)
     monkeypatch.setattr(manifests, "__salt__", {"slsutil.renderer": files.render}, raising=False)
     execution = {
         f"manifests.{name}": getattr(manifests, name)
-        for name in ("read", "is_here", "plan", "apply", "remove", "wait", "found")
+        for name in ("read", "is_here", "plan", "apply", "remove", "wait", "found", "has_room")
     }
     monkeypatch.setattr(state, "__salt__", execution, raising=False)
     monkeypatch.setattr(state, "__opts__", {"test": False}, raising=False)
@@ -118,6 +126,8 @@ def cluster(api: kube_api.Api, files: Files, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def applied(files: Files, test: bool = False) -> dict[str, Any]:
+    """A run of its own: what another saw may have changed since."""
+    manifests.__context__.clear()
     state.__opts__["test"] = test
     try:
         return state.applied(files.service, SOURCE, timeout=0)
@@ -230,13 +240,34 @@ def test_what_the_api_server_refuses_is_named_and_nothing_is_touched(
     assert manifests.found(files.service) == before
 
 
-@pytest.mark.usefixtures("cluster")
-def test_pods_that_do_not_come_are_told_of(files: Files) -> None:
+def test_pods_that_do_not_come_are_told_of(cluster: kube_api.Api, files: Files) -> None:
     applied(files)
     assert set(manifests.wait(files.service, timeout=0)) == files.keys("Deployment server")
     ret = state.applied(files.service, SOURCE, timeout=0.1)
+    assert (ret["result"], ret["changes"]) == (True, {})
+    assert "no node takes pods yet" in ret["comment"]
+    node = {**WORKER, "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}}
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(node))
+    assert not manifests.has_room()
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(WORKER))
+    try:
+        ret = state.applied(files.service, SOURCE, timeout=0.1)
+    finally:
+        cluster.kubectl("delete", "node", "pi-01")
     assert ret["result"] is False
     assert f"Deployment {files.service}/server: " in ret["comment"]
+
+
+def test_services_that_left_but_their_data_are_told_apart(
+    cluster: kube_api.Api, files: Files
+) -> None:
+    applied(files)
+    assert files.service in manifests.services()
+    state.absent(files.service)
+    assert files.service not in manifests.services()
+    assert {each["kind"] for each in manifests.found(files.service)} == {
+        "Namespace", "PersistentVolumeClaim"
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("cluster")

@@ -1,0 +1,2 @@
+# What services need on every node that runs pods.
+{}

@@ -1,0 +1,4 @@
+# What holds data stays; see docs/services.md.
+services-registry-absent:
+  manifests.absent:
+    - name: registry

@@ -1,0 +1,4 @@
+# What holds data stays; see docs/services.md.
+services-storage-absent:
+  manifests.absent:
+    - name: storage
