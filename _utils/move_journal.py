@@ -268,6 +268,8 @@ def unit(program: str, directory: str = DIRECTORY) -> str:
         "Before=containerd.service docker.service docker.socket kubelet.service\n"
         "Conflicts=shutdown.target\n"
         "Before=shutdown.target\n"
+        # Each start of each engine asks for it, and a move that fails is three starts and three more.
+        "StartLimitIntervalSec=0\n"
         "\n"
         "[Service]\n"
         "Type=oneshot\n"

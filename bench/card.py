@@ -2,12 +2,14 @@
 and how long each takes: what the share saves, and what it costs.
 
 A virtual machine stands for the Pi, its /dev/vda for the card (what /proc/diskstats says was written to
-it), another one for nfs1 with the share and an image registry. The same work is done three times, each
-time with the container data elsewhere:
+it), its /dev/vdb for a USB disk, another machine for nfs1 with the share and an image registry. The same
+work is done with the container data in each place:
 
 * card: `backend: local`, as a Pi comes;
+* disk: `backend: disk`;
 * share: `backend: nfs-image`;
-* share and pod data: the same with `pod_data: true`.
+* share, pods: the same with `pod_data: true`;
+* share, pods, journal: that with `system.journal: memory`.
 
 kubelet does not run in the machine. Its rows are plain writes to the folders where it keeps volumes and
 logs of pods (/var/lib/kubelet/pods, /var/log/pods), as pods cause them.
@@ -27,6 +29,7 @@ from rich.table import Table
 from lab import vm
 from lab.cli import CACHE
 from lab.progress import Progress
+from lab.vm import SPARE_DISK
 from lab.vmsalt import ENGINES, Pi
 
 SECTOR = 512  # bytes, of /proc/diskstats, whatever the disk's own are
@@ -43,6 +46,10 @@ ROWS = {
     "volume writes": (
         f"docker run --rm --network=none -v bench:/data {IMAGE}"
         f" dd if=/dev/zero of=/data/file bs=1M count={SIZE}"
+    ),
+    "volume reads": (
+        "sync; echo 3 >/proc/sys/vm/drop_caches;"
+        f" docker run --rm --network=none -v bench:/data {IMAGE} dd if=/data/file of=/dev/null bs=1M"
     ),
     "small files, 1000": (
         f"docker run --rm --network=none -v bench:/data {IMAGE} sh -c"
@@ -65,12 +72,21 @@ ROWS = {
         "mkdir -p /var/log/pods/bench;"
         f" dd if=/dev/zero of=/var/log/pods/bench/0.log bs=1M count={SIZE}"
     ),
+    # Slower than the journal's own limit, which would leave lines out.
+    "system's log": (
+        "for n in 1 2 3 4 5; do yes a-line-that-a-service-logs-now-and-then | head -n 1000"
+        " | systemd-cat -t bench-$n; done; journalctl --sync"
+    ),
     "idle, 30 s": "sleep 30",
 }
+SHARE = {"backend": "nfs-image", "size": "1800M"}
 PLACES = {
     "card": {"backend": "local"},
-    "share": {"backend": "nfs-image", "size": "1800M"},
-    "share and pod data": {"backend": "nfs-image", "size": "1800M", "pod_data": True},
+    # Beside the image: nothing is mounted over what is still in use.
+    "disk": {"backend": "disk", "disk": "LABEL=bench", "mount": "/srv/disk"},
+    "share": SHARE,
+    "share, pods": {**SHARE, "pod_data": True},
+    "share, pods, journal": {**SHARE, "pod_data": True},
 }
 # What a pull finds at the registry: a small file system with a blob that can't be compressed.
 PUBLISH = f"""
@@ -143,10 +159,14 @@ def main(argv: list[str] | None = None) -> int:
 def measure(node: Pi, place: str, progress: Progress) -> Column:
     """Put the container data to a place and do the work of every row."""
     with progress.step(f"{place}: moving there"):
-        node.configure({"pi-01": {"container_storage": PLACES[place]}}, docker={"enabled": True})
+        own = {"container_storage": PLACES[place]}
+        journal = "memory" if "journal" in place else "as-is"
+        node.configure({"pi-01": own}, docker={"enabled": True}, system={"journal": journal})
         # The key is the person's own; the states keep it.
         node.sh(_INSECURE)
-        node.apply(*ENGINES).good()
+        if place == "disk":
+            node.sh(f"mkfs.ext4 -q -L bench {SPARE_DISK}; udevadm settle")
+        node.apply("journal", *ENGINES).good()
         node.sh(CLEAN)
     column = Column(place, {}, {})
     for row, script in ROWS.items():

@@ -265,6 +265,21 @@ def test_killed_in_each_phase_the_next_run_finishes(
     healthy(pi, before, roots)
 
 
+def test_an_unfinished_move_lets_engines_start_as_often_as_they_are_asked(
+    pi: StorageNode, before: dict[str, Any]
+) -> None:
+    """systemd refuses a unit that is started more than five times in ten seconds, and what needs it."""
+    target, roots = target_of(pi)
+    seen = pi.pi("run", "copying", *MIGRATE, target)
+    assert not seen["ended"], seen
+    recover = "saltberry-container-storage-recover.service"
+    pi.run("sh", "-c", f"set -e; for n in 1 2 3 4 5 6 7 8 9 10; do systemctl start {recover}; done")
+    pi.run("systemctl", "restart", "docker")
+    pi.pi("revive")
+    pi.move(target)
+    healthy(pi, before, roots)
+
+
 CUT_OFF = """
 import random, subprocess, time, salt.config, salt.loader
 engines = salt.loader.utils(salt.config.minion_config("/etc/salt/minion"))
