@@ -196,6 +196,34 @@ def _plan_existing(path: str, wanted: int) -> dict[str, Any]:
     return {}
 
 
+def shortage(path: str, size: str) -> str:
+    """Return that the share has less room than an image may still take, empty when it has enough.
+
+    path
+        The image file, there or to be made; its folder must be there.
+    size
+        As in the pillar, for instance ``32G``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' disk_image.shortage /srv/share/node/containers.img 32G
+    """
+    file = Path(path)
+    taken = file.stat().st_blocks * 512 if file.exists() else 0
+    more = __utils__["rackspec.size_bytes"](size) - taken
+    room = os.statvfs(file.parent)
+    free = room.f_bavail * room.f_frsize
+    if more <= free:
+        return ""
+    return (
+        f"{path} may take {_human(more)} more and {file.parent} has {_human(free)} free: when that is"
+        " full, the file system in the image takes errors and becomes read-only. Make room, or a"
+        " smaller container_storage.size for images that are still to be made"
+    )
+
+
 def _human(size: int) -> str:
     unit, shift = ("T", 40) if size >= 1 << 40 else ("G", 30) if size >= 1 << 30 else ("M", 20)
     return f"{size / (1 << shift):.4g}{unit}"

@@ -248,6 +248,27 @@ def test_deleted_data_gives_its_room_back(image: Path, mounted: Callable[[Path],
     assert image.stat().st_blocks * 512 < full - 90 * MIB
 
 
+def test_an_image_that_may_outgrow_its_disk_is_made_with_a_warning(
+    image: Path, mounted: Callable[[Path], Path], opts: dict[str, Any]
+) -> None:
+    disk_image.create(str(image), "256M")
+    inner = mounted(image) / "containers.img"
+    opts["test"] = True
+    (warning,) = image_state.present(str(inner), "1G")["warnings"]
+    assert f"{inner} may take 1G more and {inner.parent} has 2" in warning
+    assert "M free: when that is full" in warning
+    opts["test"] = False
+    ret = image_state.present(str(inner), "1G")
+    assert (ret["result"], len(ret["warnings"])) == (True, 1)
+    # what is taken already is not asked for twice
+    inner.unlink()
+    (inner.parent / "filler").write_bytes(bytes(100 * MIB))
+    inner.write_bytes(bytes(64 * MIB))
+    run("sync", "--file-system", str(inner.parent))
+    assert disk_image.shortage(str(inner), "100M") == ""
+    assert disk_image.shortage(str(inner), "200M") != ""
+
+
 def test_an_image_that_somebody_has_is_left_alone(image: Path) -> None:
     disk_image.create(str(image), "256M")
     lock = Path(f"{image}.lock")
