@@ -827,6 +827,16 @@ def _renew_files(move: _Move) -> None:
     Raises RuntimeError when an engine was given another folder meanwhile, ValueError for files that
     cannot be edited any more.
     """
+    _must_point_to_source(move)
+    move.record["files"] = _new_files(move.moves, move.record["target"])
+    move.journal.save(move.record)
+
+
+def _must_point_to_source(move: _Move) -> None:
+    """Raise RuntimeError unless the engines' files still name the folders that are copied.
+
+    Whoever named the new ones by hand has his data there now, and a copy would delete it.
+    """
     for engine, entry in move.moves.items():
         facts = _engine(engine)
         if facts["problem"]:
@@ -834,10 +844,8 @@ def _renew_files(move: _Move) -> None:
         if os.path.realpath(facts["root"]) != entry["from"]:
             raise RuntimeError(
                 f"{engine} was given another folder while its data was copied: {facts['root']} "
-                f"(by {facts['root_from']}) instead of {entry['from']}; restart {engine}, then try again"
+                f"(by {facts['root_from']}) instead of {entry['from']}"
             )
-    move.record["files"] = _new_files(move.moves, move.record["target"])
-    move.journal.save(move.record)
 
 
 def _replaced_command(engine: str, facts: Mapping[str, Any], drop_in: str) -> str | None:
@@ -1356,6 +1364,8 @@ def _end_failed(move: _Move) -> None:
         ) from exc
     history = move.journal.history()
     known = {entry["path"] for entry in history["old_roots"]}
+    # Somebody may have put an engine there by hand meanwhile.
+    known |= {os.path.realpath(facts["root"]) for facts in _engines().values()}
     # What was copied so far may serve the next try, and goes with a purge.
     measure = __utils__["tree_copy.measure"]
     left = [
@@ -1381,18 +1391,20 @@ def _resume(
         _reload()
         record.update(move.journal.load())
     phase = record["phase"]
-    files_are = __utils__["move_journal.files_are"]
-    if phase == "switching":
-        phase = "starting" if files_are(record["files"], "new") else "copying"
+    if phase == "restoring":
+        move.journal.replace_files(record, "restoring")
     if phase in ("restoring", "restarting"):
-        if not files_are(record["files"], "old"):
-            move.journal.replace_files(record, "restoring")
         _reload()
         move.phase("restarting")
         _end_failed(move)
         return None
-    if phase in ("starting", "checking"):
+    if __utils__["move_journal.is_switched"](record):
         return _resume_start(move)
+    try:
+        _must_point_to_source(move)
+    except RuntimeError as exc:
+        _undo(move, exc)
+        return None
     same = all(wanted.get(engine) == entry["to"] for engine, entry in move.moves.items())
     found = plan(target, list(move.moves), margin, system_disk) if same else {"problems": []}
     if not same or found["problems"]:
@@ -1488,10 +1500,10 @@ def rollback() -> dict[str, Any]:
             reason = RuntimeError("rolled back on request")
             if __utils__["move_journal.finish_files"](journal):
                 record.update(journal.load())
-            if __utils__["move_journal.files_are"](record["files"], "old"):
-                _undo(move, reason)
-            else:
+            if __utils__["move_journal.is_switched"](record):
                 _roll_back(move, reason)
+            else:
+                _undo(move, reason)
             return {"changed": True, "moves": {}, "downtime": 0.0, "bytes": 0,
                     "message": f"the unfinished move to {record['target']} was taken back"}  # fmt: skip
     return migrate(_previous())
@@ -1555,14 +1567,16 @@ def purge_problems() -> list[str]:
     record = unfinished()
     if record is not None:
         return [f"a move to {record['target']} is unfinished ({record['phase']}); finish it first"]
+    left = [entry for entry in _journal().history()["old_roots"] if _still_there(entry)]
+    if not left:
+        return []
     inside = __utils__["copy_target.inside"]
     facts = _engines()
     binds = _binds()
-    problems = []
-    for entry in _journal().history()["old_roots"]:
+    # Where such an engine has its data is not known.
+    problems = [state["problem"] for state in facts.values() if state["problem"]]
+    for entry in left:
         path = entry["path"]
-        if not _still_there(entry):
-            continue
         problems += [
             f"{engine} has its data in {state['root']}: {path} must not be deleted"
             for engine, state in facts.items()

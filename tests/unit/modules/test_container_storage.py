@@ -57,6 +57,8 @@ class Node:
         if argv[1] == "is-active":
             states = [self.units.get(unit, {}).get("ActiveState", "inactive") for unit in argv[2:]]
             return {"retcode": 3, "stdout": "\n".join(states), "stderr": ""}
+        if argv[1] == "daemon-reload":
+            return {"retcode": 0, "stdout": "", "stderr": ""}
         assert argv[1] == "show", argv
         unknown = {"LoadState": "not-found", "ActiveState": "inactive"}
         found = [self.units.get(unit, unknown) for unit in argv[2:-1]]
@@ -301,6 +303,27 @@ def test_a_folder_that_was_changed_during_the_copy_stops_the_move(
         storage._renew_files(move)
 
 
+@pytest.mark.parametrize("phase", ["planned", "copying", "stopping", "verifying", "switching"])
+def test_data_that_was_put_there_by_hand_is_not_written_over_by_a_move_that_was_cut_off(
+    node: Node, disk: Path, phase: str
+) -> None:
+    move = begun(node, disk)
+    (disk / "docker").mkdir()
+    (disk / "docker/live").write_text("")
+    snapshot: dict[str, Any] = {"docker": None, "containerd": None}
+    more = {"services": [], "snapshot": snapshot, "stopped": [], "error": None, "since": 1.0,
+            "bytes": 0}  # fmt: skip
+    move.journal.save({**move.record, **more}, phase)
+    node.config("docker", json.dumps({"data-root": str(disk / "docker"), "debug": True}))
+    done = storage.migrate(str(disk), ["docker"])
+    assert done["message"] == f"the data is at {disk} already"
+    assert (disk / "docker/live").exists()
+    assert storage.unfinished() is None
+    assert "docker was given another folder" in (storage.last() or {})["error"]
+    # and it is no folder to be purged one day
+    assert move.journal.history()["old_roots"] == []
+
+
 def test_the_way_back_to_the_default_leaves_no_file_of_ours(node: Node) -> None:
     node.config("docker", '{\n  "data-root": "/srv/x/docker"\n}\n')
     moves = {"docker": {"from": "/srv/x/docker", "to": f"{node.root}/docker"}}
@@ -352,6 +375,10 @@ def test_a_purge_deletes_what_is_left_and_nothing_that_is_used(node: Node, tmp_p
     with pytest.raises(CommandExecutionError, match="is unfinished"):
         storage.purge()
     move_journal.at(storage._DIRECTORY).close()
+    node.config("docker", '{"data-root": ')
+    with pytest.raises(CommandExecutionError, match="cannot be used: it is no valid JSON"):
+        storage.purge()
+    node.config("docker", "{}")
     assert (old / "a/file").exists()
     assert storage.purge()["removed"] == [str(old)]
     assert not old.exists()
