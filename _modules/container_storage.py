@@ -58,6 +58,7 @@ _LOCK_SECONDS = 5
 _STOP_SECONDS = 180
 _START_SECONDS = 300
 _GONE_SECONDS = 60
+_SETTLE_SECONDS = 60
 _GRACE_SECONDS = 10
 _BACK_SECONDS = 30
 _POLL_SECONDS = 0.2
@@ -126,6 +127,19 @@ def _active_of(units: Sequence[str]) -> list[str]:
     states = _run(["systemctl", "is-active", *units])["stdout"].split()
     running = ("active", "reloading", "activating")
     return [unit for unit, state in zip(units, states, strict=False) if state in running]
+
+
+def _wait_settled() -> None:
+    """Wait for what a run that was killed has asked of systemd, which goes on with it.
+
+    An engine that is just being stopped still takes questions, and then hangs up.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        states = _run(["systemctl", "is-active", *_DEPENDENTS, *_GUARDED])["stdout"].split()
+        if not {"activating", "deactivating", "reloading"} & set(states):
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def _service(engine: str, facts: Mapping[str, str]) -> dict[str, Any]:
@@ -752,6 +766,7 @@ def migrate(
         wanted = targets(target, engines)
         record = unfinished()
         if record is not None:
+            _wait_settled()
             ended = _resume(_Move(journal, record, lock), target, wanted, margin, system_disk)
             if ended is not None and not pending(target, engines):
                 return ended
@@ -1497,6 +1512,7 @@ def rollback() -> dict[str, Any]:
         record = unfinished()
         if record is not None:
             move = _Move(journal, record, lock)
+            _wait_settled()
             reason = RuntimeError("rolled back on request")
             if __utils__["move_journal.finish_files"](journal):
                 record.update(journal.load())

@@ -11,6 +11,9 @@ work is done with the container data in each place:
 * share, pods: the same with `pod_data: true`;
 * share, pods, journal: that with `system.journal: memory`.
 
+Last, the node loses its network for a minute while a container writes to the share: how long that stands
+still, and what it was told of it.
+
 kubelet does not run in the machine. Its rows are plain writes to the folders where it keeps volumes and
 logs of pods (/var/lib/kubelet/pods, /var/log/pods), as pods cause them.
 """
@@ -79,6 +82,21 @@ ROWS = {
     ),
     "idle, 30 s": "sleep 30",
 }
+OUTAGE = 60  # seconds
+BEATS = f"""
+docker run -d --name beats --network=none -v bench:/data {IMAGE} \
+    sh -c 'while :; do busybox cat /proc/uptime >>/data/beats && sync || echo failed; busybox sleep 0.2; done'
+until docker exec beats busybox test -s /data/beats; do sleep 0.5; done
+"""
+CUT = f"""
+device=$(ip -o route get {REGISTRY.partition(":")[0]} | grep -o ' dev [^ ]*' | cut -d' ' -f3)
+ip link set "$device" down; sleep {OUTAGE}; ip link set "$device" up
+"""
+# Seconds between one beat and the next.
+LONGEST = """
+docker exec beats busybox cat /data/beats |
+    awk '{ if (NR > 1 && $1 - last > most) most = $1 - last; last = $1 } END { print most }'
+"""
 SHARE = {"backend": "nfs-image", "size": "1800M"}
 PLACES = {
     "card": {"backend": "local"},
@@ -124,6 +142,15 @@ class Column:
         return sum(self.mib.values())
 
 
+@dataclass
+class Pause:
+    """What a container that writes to the share saw of an outage."""
+
+    seconds: float
+    errors: int
+    restarts: int
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the bench and print its table.
 
@@ -149,10 +176,17 @@ def main(argv: list[str] | None = None) -> int:
             server.apply("nfs.server").good()
             server.sh(PUBLISH)
         columns = [measure(node, place, progress) for place in arguments.place or PLACES]
+        pause = outage(node, progress) if "share" in columns[-1].place else None
     if arguments.json:
-        print(json.dumps([asdict(column) for column in columns], indent=1))
+        found = [asdict(column) for column in columns]
+        print(
+            json.dumps(
+                {"places": found, "outage": OUTAGE, "pause": asdict(pause) if pause else None},
+                indent=1,
+            )
+        )
     else:
-        show(columns)
+        show(columns, pause)
     return 0
 
 
@@ -176,6 +210,24 @@ def measure(node: Pi, place: str, progress: Progress) -> Column:
     return column
 
 
+def outage(node: Pi, progress: Progress) -> Pause:
+    """Take the network from a node whose container writes to the share, and give it back."""
+    with progress.step(f"no network for {OUTAGE} s"):
+        node.sh(BEATS)
+        time.sleep(3)
+        node.sh(CUT)
+        count = "docker exec beats busybox wc -l /data/beats | cut -d' ' -f1"
+        before = int(node.said(count, timeout=600))
+        node.wait("the container writes again", f"test $({count}) -gt $(({before} + 3))", 300)
+        pause = Pause(
+            seconds=float(node.said(LONGEST)),
+            errors=int(node.said("docker logs beats 2>&1 | wc -l")),
+            restarts=int(node.said("docker inspect -f '{{.RestartCount}}' beats")),
+        )
+        node.sh("docker rm -f beats")
+    return pause
+
+
 _INSECURE = f"""
 mkdir -p /etc/docker
 test -s /etc/docker/daemon.json || echo '{{"insecure-registries": ["{REGISTRY}"]}}' >/etc/docker/daemon.json
@@ -196,7 +248,7 @@ def sectors(node: Pi) -> int:
     return int(line.split()[9])
 
 
-def show(columns: list[Column]) -> None:
+def show(columns: list[Column], pause: Pause | None) -> None:
     """Print the table a person reads."""
     console = Console(width=None if sys.stdout.isatty() else 100)
     table = Table(
@@ -216,6 +268,11 @@ def show(columns: list[Column]) -> None:
     first, last = columns[0], columns[-1]
     if first is not last:
         console.print(f"{last.place}: {last.total / first.total:.3f} of {first.place}")
+    if pause is not None:
+        console.print(
+            f"no network for {OUTAGE} s: a container on the share stood still for {pause.seconds:.0f} s,"
+            f" with {pause.errors} errors and {pause.restarts} restarts"
+        )
 
 
 if __name__ == "__main__":

@@ -198,6 +198,7 @@ settings = json.loads(file.read_text())
 file.write_text(json.dumps({**settings, "features": {"containerd-snapshotter": True}}))
 END
 systemctl restart docker
+DEBIAN_FRONTEND=noninteractive apt-get -q -y install busybox-static >/dev/null
 mkdir -p /tmp/image/bin /tmp/image/data
 cp "$(command -v busybox)" /tmp/image/bin/
 for name in sh cat sleep; do ln -sf busybox /tmp/image/bin/$name; done

@@ -271,6 +271,26 @@ def begun(node: Node, disk: Path) -> Any:
     return storage._Move(move_journal.at(storage._DIRECTORY), record, 0)
 
 
+def test_what_a_killed_run_has_asked_of_systemd_is_waited_for(
+    node: Node, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    docker = node.units["docker.service"]
+    docker["ActiveState"] = "deactivating"
+
+    def sleep(_: float) -> None:
+        docker["ActiveState"] = "inactive" if len(asked) == 3 else "deactivating"
+        asked.append(docker["ActiveState"])
+
+    monkeypatch.setattr(storage.time, "sleep", sleep)
+    storage._wait_settled()
+    assert asked == ["deactivating"] * 3 + ["inactive"]
+    # one that never comes to rest is told by the plan, not waited for
+    monkeypatch.setattr(storage, "_SETTLE_SECONDS", 0.01)
+    docker["ActiveState"] = "activating"
+    storage._wait_settled()
+
+
 def test_what_was_edited_during_the_copy_is_kept(node: Node, disk: Path) -> None:
     move = begun(node, disk)
     node.config("docker", '{"insecure-registries": ["nas:5000"]}')
