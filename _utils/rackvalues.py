@@ -472,7 +472,9 @@ def _kubelet_args(path: str, value: Any, _: Any) -> list[str]:
     for name, given in value.items() if not problems else ():
         here = join(path, name)
         if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-            problems.append(f"{here}: {show(name)} is no flag; write its name without dashes before it")
+            problems.append(
+                f"{here}: {show(name)} is no flag; write its name without dashes before it"
+            )
         elif name in _KUBELETS_OWN:
             problems.append(f"{here}: kubeadm and the states give this flag; leave it out")
         plain = isinstance(given, str | int | bool)

@@ -368,10 +368,14 @@ def test_a_request_that_was_recorded_does_nothing_that_it_did_not_do_before(
     channel: Channel, pi_01: SaltMinion, master: SaltMaster, bus: Any
 ) -> None:
     """Whoever has heard a node's words may say them again: what comes back he cannot read."""
-    recorded = channel.record("_minion_event", id="pi-01", tag="said/by/pi-01", data={"secret": 5417})
+    recorded = channel.record(
+        "_minion_event", id="pi-01", tag="said/by/pi-01", data={"secret": 5417}
+    )
     assert bus.get_event(tag="said/by/pi-01", wait=10), "it was not sent even once"
     assert b"5417" not in recorded and b"said/by" not in recorded, "it went over the wire in clear"
-    pillar = channel.record("_pillar", id="pi-01", grains={"id": "pi-01"}, saltenv="base", pillarenv=None, ver="2")
+    pillar = channel.record(
+        "_pillar", id="pi-01", grains={"id": "pi-01"}, saltenv="base", pillarenv=None, ver="2"
+    )
     answer = _send_raw(master, pillar)
     assert b"192.168.1" not in salt.payload.dumps(answer), "a pillar in clear"
     # In another's name the same words are not understood.

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917 (pytest hands fixtures over as arguments)
 """What the kubelet of a member is told, against the ConfigMap and the rights of a real API server.
 
 The kubelet itself stands in: a web server on its port of health, which comes up unless it was told a key or
@@ -205,7 +204,9 @@ def test_a_node_as_kubeadm_left_it_is_as_it_should_be(
 
 def test_the_cluster_is_asked_once_for_a_file_that_stays(node: Node) -> None:
     for _ in range(3):
-        assert state.configured("kubelet-settings")["comment"] == "kubelet is told what it should be"
+        assert (
+            state.configured("kubelet-settings")["comment"] == "kubelet is told what it should be"
+        )
     assert node.asked == 1
 
 
@@ -259,7 +260,9 @@ def test_a_setting_of_the_pillar_reaches_a_member_and_leaves_it_again(
 
 
 def test_what_is_the_nodes_own_is_left_to_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    node.edit(resolvConf="/etc/another", containerRuntimeEndpoint="unix:///run/containerd/containerd.sock")
+    node.edit(
+        resolvConf="/etc/another", containerRuntimeEndpoint="unix:///run/containerd/containerd.sock"
+    )
     assert looked(monkeypatch)["result"] is True
 
 
@@ -348,7 +351,9 @@ def test_without_an_api_server_what_the_pillar_says_is_compared_all_the_same(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf = node.file("etc/kubernetes/kubelet.conf")
-    conf.write_text(conf.read_text().replace(node_endpoint(conf), f"127.0.0.1:{kube_api.free_port()}"))
+    conf.write_text(
+        conf.read_text().replace(node_endpoint(conf), f"127.0.0.1:{kube_api.free_port()}")
+    )
     said = looked(monkeypatch)
     assert said["result"] is True
     assert "was not compared with the cluster's: the API server" in said["comment"]
