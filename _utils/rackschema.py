@@ -237,7 +237,17 @@ SCHEMA: dict[str, Any] = {
                 what="names of checks",
             ),
             "kubelet": Key(
-                "mapping", {}, "laid over our KubeletConfiguration, for example {maxPods: 50}"
+                "mapping",
+                {},
+                "laid over our KubeletConfiguration, for example {maxPods: 50}; members take it over"
+                " at their next state.apply",
+                used="_modules/kubeadm.py _modules/kubelet.py",
+            ),
+            "kubelet_args": Key(
+                "kubelet-args",
+                {},
+                "flags of kubelet that its configuration has no key for, for example {v: 2}",
+                used="_modules/kubelet.py",
             ),
             "kube_proxy": Key("mapping", {}, "laid over our KubeProxyConfiguration"),
             "ticket_ttl": Key(

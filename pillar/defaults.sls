@@ -42,7 +42,10 @@ kubernetes:
     key_url: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/Release.key"  # its signing key
     key_sha256: null  # SHA-256 of that key in hex; null: trust what the URL gives on first use
   ignore_preflight_errors: []  # checks that kubeadm shall only warn about, for example [NumCPU]
-  kubelet: {}  # laid over our KubeletConfiguration, for example {maxPods: 50}
+  # laid over our KubeletConfiguration, for example {maxPods: 50}; members take it over at their
+  # next state.apply
+  kubelet: {}
+  kubelet_args: {}  # flags of kubelet that its configuration has no key for, for example {v: 2}
   kube_proxy: {}  # laid over our KubeProxyConfiguration
   ticket_ttl: 600  # seconds that a node has to join, from the moment its ticket is made
 

@@ -21,6 +21,8 @@ include:
   - kubernetes
   - kubeadm.initialized
   - cni
+  # After the join, which writes what it keeps.
+  - kubelet
   - services.nodes
   - services
   - salt_minion

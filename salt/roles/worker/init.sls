@@ -21,5 +21,7 @@ include:
   - kubernetes
   - kubeadm.joined
   - cni
+  # After the join, which writes what it keeps.
+  - kubelet
   - services.nodes
   - salt_minion
