@@ -203,6 +203,10 @@ def _roles_of(body: Any) -> list[Any]:
 def _check_mirror(pillar: Mapping[str, Any]) -> list[str]:
     """Refuse a mirror that no node would hold."""
     nodes = pillar.get("nodes")
+    if get(pillar, "mirror", "enabled") is False and get(pillar, "mirror", "packages") is True:
+        return [
+            "mirror.packages: true needs the mirror; set mirror.enabled to true, or this to false"
+        ]
     if get(pillar, "mirror", "enabled") is not True or not isinstance(nodes, Mapping):
         return []
     if not nodes or any("storage" in _roles_of(body) for body in nodes.values()):

@@ -291,6 +291,63 @@ SCHEMA: dict[str, Any] = {
                 null=True,
                 used="salt/mirror/files.sls salt/mirror/registry.sls",
             ),
+            "packages": Key(
+                "yes-no",
+                False,
+                "true: the nodes take Debian's packages from it instead of the internet, as far as"
+                " `salt-run mirror.sync` has fetched them",
+                used="salt/mirror/client.sls",
+            ),
+            "upstream": Group(
+                "where `salt-run mirror.sync` takes from what it puts into the mirror. {minor}"
+                " becomes for example 1.34. See docs/mirror.md",
+                used="_runners/mirror.py",
+                keys={
+                    "debian": Key(
+                        "list",
+                        [],
+                        "apt sources, a line each, for example"
+                        ' ["deb http://deb.debian.org/debian bookworm main"]; none: those of the'
+                        " storage node",
+                        of=Key("apt-line"),
+                        what="apt sources",
+                    ),
+                    "kubernetes": Key(
+                        "url-of-minor",
+                        "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/",
+                        "the apt repository of Kubernetes",
+                    ),
+                    "kubernetes_suite": Key("apt-suite", "/", "its suite"),
+                    "kubernetes_key": Key(
+                        "url-of-minor",
+                        "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/Release.key",
+                        "its signing key",
+                    ),
+                    "kubernetes_key_sha256": Key(
+                        "sha256",
+                        None,
+                        "SHA-256 of that key in hex; null: trust what the URL gives on first use",
+                        null=True,
+                    ),
+                    "image_repository": Key(
+                        "image-repository", "registry.k8s.io", "where kubeadm's images are"
+                    ),
+                    "registries": Table(
+                        "registry-host",
+                        "host",
+                        "other places to copy images from, by the registry's name, as"
+                        " containerd.registries",
+                        keys={
+                            "endpoint": Key(
+                                "url",
+                                meaning="the URL to copy from",
+                                required="write the URL to copy from, for example"
+                                " http://192.168.1.10:5000",
+                            )
+                        },
+                    ),
+                },
+            ),
         },
     ),
     "nfs": Group(

@@ -512,6 +512,11 @@ KINDS = {
     # where things come from
     "url": Kind(_url, "a URL, like http://192.168.1.10/apt"),
     "url-of-minor": Kind(_url_of_minor, "a URL, in which {minor} becomes for example 1.34"),
+    "apt-line": _pattern(
+        r"deb (\[[A-Za-z0-9 =/._,-]+\] )?[a-z]+:/[^\s\"'\\]+( [A-Za-z0-9._/-]+)+",
+        "apt source on one line",
+        '"deb http://deb.debian.org/debian bookworm main"',
+    ),
     "apt-suite": _pattern(r"[A-Za-z0-9._/-]+", "suite of an apt repository", '"/"'),
     "sha256": _pattern(
         r"[0-9a-f]{64}", "SHA-256 in hex", "64 digits, or null", "a SHA-256, 64 digits in hex"

@@ -59,6 +59,24 @@ containerd:
 mirror:
   enabled: true  # whether there is one
   listen: null  # the address to serve on; null: all of the storage node's
+  # true: the nodes take Debian's packages from it instead of the internet, as far as `salt-run
+  # mirror.sync` has fetched them
+  packages: false
+  # where `salt-run mirror.sync` takes from what it puts into the mirror. {minor} becomes for
+  # example 1.34. See docs/mirror.md
+  upstream:
+    # apt sources, a line each, for example ["deb http://deb.debian.org/debian bookworm main"];
+    # none: those of the storage node
+    debian: []
+    # the apt repository of Kubernetes
+    kubernetes: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/"
+    kubernetes_suite: "/"  # its suite
+    kubernetes_key: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/Release.key"  # its signing key
+    # SHA-256 of that key in hex; null: trust what the URL gives on first use
+    kubernetes_key_sha256: null
+    image_repository: registry.k8s.io  # where kubeadm's images are
+    # other places to copy images from, by the registry's name, as containerd.registries
+    registries: {}
 
 # The share: the storage node's disk, served to the others over NFS. See docs/nfs.md
 nfs:
