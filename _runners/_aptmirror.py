@@ -74,6 +74,8 @@ class Apt:
 
     def __init__(self, work: Path, sources: Sequence[str], more: Sequence[str]) -> None:
         self.work = work
+        # Groups that could only be resolved on top of what this system has, by their first package
+        self.on_top: list[str] = []
         for name in ("lists/partial", "archives/partial", "none/partial", "parts", "empty"):
             (work / name).mkdir(parents=True, exist_ok=True)
         (work / "status").write_text("")
@@ -91,11 +93,12 @@ class Apt:
             if path.suffix in (".list", ".sources") and not path.name.startswith("saltberry"):
                 shutil.copy(path, self.work / "parts" / path.name)
 
-    def _options(self, archives: str = "archives") -> list[str]:
+    def _options(self, archives: str = "archives", first: str = "") -> list[str]:
         at = self.work
+        status = Path("/var/lib/dpkg/status") if first in self.on_top else at / "status"
         settings = {
             "Dir::State::lists": at / "lists",
-            "Dir::State::status": at / "status",
+            "Dir::State::status": status,
             "Dir::Cache": at,
             "Dir::Cache::Archives": at / archives,
             "Dir::Etc::sourcelist": at / "sources.list",
@@ -124,12 +127,19 @@ class Apt:
         return [group for group in kept if group]
 
     def needed(self, groups: Iterable[Sequence[str]]) -> dict[str, Deb]:
-        """Return all packages that these need, each group resolved by itself, by file name."""
+        """Return all packages that these need, each group resolved by itself, by file name.
+
+        Where the repositories lack the base system (one of your own may), what this system has counts as
+        there; :attr:`on_top` has the first package of such a group.
+        """
         found: dict[str, Deb] = {}
         for group in groups:
-            argv = ["apt-get", "-qq", *self._options("none"), "--print-uris", "--yes",
-                    "--no-install-recommends", "install", *group]  # fmt: skip
-            for line in run(argv, f"resolving {' '.join(group)}").splitlines():
+            try:
+                said = self._install(group, "none", "--print-uris")
+            except Failed:
+                self.on_top.append(group[0])
+                said = self._install(group, "none", "--print-uris", "--reinstall")
+            for line in said.splitlines():
                 if hit := re.match(r"'([^']+)' (\S+) (\d+) ", line):
                     found[hit[2]] = Deb(hit[1], hit[2], int(hit[3]))
         return found
@@ -137,9 +147,13 @@ class Apt:
     def fetch(self, groups: Iterable[Sequence[str]]) -> None:
         """Download what is not there yet; apt goes on where it was cut off, and checks the hashes."""
         for group in groups:
-            argv = ["apt-get", "-q", *self._options(), "--download-only", "--yes",
-                    "--no-install-recommends", "install", *group]  # fmt: skip
-            run(argv, f"fetching {' '.join(group)}")
+            again = ["--reinstall"] if group[0] in self.on_top else []
+            self._install(group, "archives", "--download-only", *again)
+
+    def _install(self, group: Sequence[str], archives: str, *how: str) -> str:
+        argv = ["apt-get", "-qq", *self._options(archives, group[0]), *how, "--yes",
+                "--no-install-recommends", "install", *group]  # fmt: skip
+        return run(argv, f"fetching {' '.join(group)}")
 
     def publish(self, folder: Path, debs: Mapping[str, Deb]) -> int:
         """Lay lists and packages where nodes look for them; return how many packages are new.

@@ -187,10 +187,11 @@ def _sync(pillar: Mapping[str, Any], target: Path) -> dict[str, Any]:
     _aptmirror.run(
         ["bash", str(REPO / "install/wheelhouse.sh"), str(target / "wheels")], "Salt's wheels"
     )
-    fetched = _fetch_packages(pillar, target)
+    fetched, note = _fetch_packages(pillar, target)
     images, _ = _images(pillar, target)
     copied = _copy_images(images, target, _endpoints(pillar))
-    return {"ok": True, "packages": fetched, "images": copied, "folder": str(target)}
+    done = {"ok": True, "packages": fetched, "images": copied, "folder": str(target)}
+    return {**done, "note": note} if note else done
 
 
 def _require_room(target: Path, more: int) -> None:
@@ -244,7 +245,8 @@ def _key(target: Path, url: str, sha256: str | None) -> Path:
     return path
 
 
-def _fetch_packages(pillar: Mapping[str, Any], target: Path) -> int:
+def _fetch_packages(pillar: Mapping[str, Any], target: Path) -> tuple[int, str]:
+    """Fetch the packages; return how many are new, and what a person has to know of them."""
     apt = _apt(pillar, target)
     apt.update()
     groups = apt.known(_groups(pillar))
@@ -252,8 +254,11 @@ def _fetch_packages(pillar: Mapping[str, Any], target: Path) -> int:
     have = {path.name for path in (apt.work / "archives").glob("*.deb")}
     _require_room(target, sum(deb.size for deb in debs.values() if deb.name not in have))
     apt.fetch(groups)
-    new: int = apt.publish(target / "apt", debs)
-    return new
+    note = (
+        f"the repositories lack parts of the base system that {', '.join(apt.on_top)} need; what this node"
+        " has was taken as there on all others"
+    )
+    return apt.publish(target / "apt", debs), note if apt.on_top else ""
 
 
 # ---- images --------------------------------------------------------------------------------------

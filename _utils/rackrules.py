@@ -439,7 +439,7 @@ def _check_volumes(pillar: Mapping[str, Any]) -> list[str]:
     if get(storage, "dynamic", "enabled") is True and get(pillar, "nfs", "manage_mounts") is False:
         problems.append(
             "services.storage.dynamic.enabled: true needs nfs.manage_mounts: the driver mounts what the"
-            " storage node exports; set one of the two to the other's"
+            " storage node exports; set nfs.manage_mounts to true, or this to false"
         )
     return problems
 
@@ -463,9 +463,11 @@ def _check_registry(pillar: Mapping[str, Any]) -> list[str]:
     """Refuse a registry without a volume, an address, or a port of its own."""
     registry, path = get(pillar, "services", "registry"), "services.registry"
     problems = _check_registry_address(pillar, get(registry, "cluster_ip"))
-    if f"localhost:{get(registry, 'port')}" in (get(pillar, "containerd", "registries") or {}):
+    elsewhere = get(pillar, "containerd", "registries")
+    own = f"localhost:{get(registry, 'port')}"
+    if isinstance(elsewhere, Mapping) and own in elsewhere:
         problems.append(
-            f"containerd.registries.localhost:{get(registry, 'port')}: that is the rack's own registry"
+            f"containerd.registries.{own}: that is the rack's own registry"
             f" ({path}.port); leave it out, or choose another port"
         )
     name = get(registry, "volume")
@@ -509,6 +511,11 @@ def _check_registry_address(pillar: Mapping[str, Any], ip: Any) -> list[str]:
 def _check_registry_port(pillar: Mapping[str, Any], port: Any) -> list[str]:
     """Refuse the mirror's port on a storage node that runs pods: it listens on localhost, too."""
     nodes = pillar.get("nodes")
+    if port in _values.TAKEN_PORTS:
+        return [
+            f"services.registry.port: {port} is the port of {_values.TAKEN_PORTS[port]}; choose another, 5000"
+            " is usual"
+        ]
     if port != 5000 or not isinstance(nodes, Mapping):
         return []
     if get(pillar, "mirror", "enabled") is not True or get(pillar, "mirror", "listen") is not None:

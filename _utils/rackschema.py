@@ -569,6 +569,7 @@ SCHEMA: dict[str, Any] = {
                         "number",
                         5000,
                         "where it answers on each node, on localhost only",
+                        used="salt/services/registry/node.sls salt/services/registry/node_absent.sls",
                         least=1024,
                         most=65535,
                     ),
@@ -597,7 +598,12 @@ SCHEMA: dict[str, Any] = {
                         "the registry for other machines of your network, by TLS on each node's address."
                         " Certificate, key and passwords are in a Secret that you make",
                         keys={
-                            "enabled": Key("yes-no", False, "whether they may"),
+                            "enabled": Key(
+                                "yes-no",
+                                False,
+                                "whether they may",
+                                used="salt/services/registry/init.sls _modules/rack_registry.py",
+                            ),
                             "port": Key("number", 30500, "its NodePort", least=30000, most=32767),
                             "password": Key(
                                 "yes-no",
