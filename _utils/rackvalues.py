@@ -539,6 +539,11 @@ KINDS = {
     # where things come from
     "url": Kind(_url, "a URL, like http://192.168.1.10/apt"),
     "url-of-minor": Kind(_url_of_minor, "a URL, in which {minor} becomes for example 1.34"),
+    "apt-line": _pattern(
+        r"deb (\[[A-Za-z0-9 =/._,-]+\] )?[a-z]+:/[^\s\"'\\]+( [A-Za-z0-9._/-]+)+",
+        "apt source on one line",
+        '"deb http://deb.debian.org/debian bookworm main"',
+    ),
     "apt-suite": _pattern(r"[A-Za-z0-9._/-]+", "suite of an apt repository", '"/"'),
     "sha256": _pattern(
         r"[0-9a-f]{64}", "SHA-256 in hex", "64 digits, or null", "a SHA-256, 64 digits in hex"
@@ -555,6 +560,14 @@ KINDS = {
         "registry.k8s.io",
     ),
     # Kubernetes
+    "object-name": _pattern(
+        _LABEL, "name of an object (lower-case letters, digits, -)", "postgresql"
+    ),
+    "namespaced-name": _pattern(
+        rf"{_LABEL}/{_LABEL}",
+        "namespace and name (of lower-case letters, digits, -)",
+        "default/data",
+    ),
     "kubernetes-version": Kind(
         _version, f"an exact version in quotes, of {', '.join(KUBERNETES_MINORS)}"
     ),
@@ -580,6 +593,11 @@ KINDS = {
     "log-size": _pattern(r"[1-9][0-9]{0,5}[kmg]", "size of a log file", "10m"),
     "volume-name": Kind(_volume_name, "a name of lower-case letters, digits, _ and -"),
     # a node's system
+    "timer": _pattern(
+        r"[A-Za-z0-9*~.,:/-]+( [A-Za-z0-9*~.,:/-]+){0,3}",
+        "time as systemd's timers have it (see `systemd-analyze calendar`)",
+        '"Sun 03:30"',
+    ),
     "package": _pattern(r"[a-z0-9][a-z0-9+.-]+", "name of a Debian package", "htop"),
     "host": _pattern(
         r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "host name or address (lower case)", "192.168.1.1"

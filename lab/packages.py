@@ -34,7 +34,7 @@ NODE_PACKAGES: Mapping[str, tuple[str, ...]] = {
     ),
     "docker": ("docker.io",),
     "firewall": ("nftables",),
-    "mirror": ("docker-registry", "nginx-light"),
+    "mirror": ("docker-registry", "nginx-light", "skopeo"),
     "storage server": ("e2fsprogs", "nfs-kernel-server", "rsync"),
     "storage client": ("e2fsprogs", "nfs-common", "rsync"),
     "admin": ("gnupg", "jq", "python3-venv"),

@@ -1,2 +1,3 @@
 # What services need on every node that runs pods.
-{}
+include:
+  - services.registry.node{{ '' if pillar['services']['registry']['enabled'] else '_absent' }}

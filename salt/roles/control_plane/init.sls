@@ -1,5 +1,7 @@
 # The node that runs the API server, the controllers and etcd.
 include:
+  # Where packages come from, before any is installed
+  - mirror.client
   - base
   # The engines' disk before the engines, their data where it belongs before they are used.
   - nfs.client
