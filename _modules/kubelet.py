@@ -53,6 +53,8 @@ _KUBEADM_GIVES = {
     "cgroup-driver", "container-runtime", "container-runtime-endpoint", "hostname-override",
     "network-plugin", "node-ip", "pod-infra-container-image", "register-with-taints", "resolv-conf",
 }  # fmt: skip
+# Kubelet asks for its certificate; reconcile answers only while the pillar wants it so.
+_ON_REQUEST = "serverTLSBootstrap"
 _VARIABLE = re.compile(r"^\s*(?:export\s+)?(KUBELET_[A-Z]+_ARGS)=")
 HEALTHY_LIMIT = 90.0
 _POLL = 0.5
@@ -103,7 +105,8 @@ def _diff(old: str, new: str) -> str:
 
 def _ours() -> dict[str, Any]:
     """What the pillar wants of kubelet's configuration."""
-    wanted = __utils__["kubeadm_config.kubelet"](_kubernetes().get("kubelet"))
+    over = __utils__["kubeadm_config.kubelet_of"](__pillar__)
+    wanted = __utils__["kubeadm_config.kubelet"](over)
     return {str(key): value for key, value in wanted.items()}
 
 
@@ -125,6 +128,9 @@ def _config(old: str) -> tuple[str, str, str, bool]:
             note, asked = f"{_CONFIG} was not compared with the cluster's: {exc}", False
     own = {key: (now or {})[key] for key in _NODES_OWN if key in (now or {})}
     wanted = __utils__["kubeadm_config.merge"]({**(cluster or {}), **own}, _ours())
+    if not _ours().get(_ON_REQUEST):
+        # The cluster may have been made when a service wanted it that is off now.
+        wanted.pop(_ON_REQUEST, None)
     if wanted == now:
         return old, "", note, asked
     new = _dumped(wanted)

@@ -36,6 +36,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from salt.exceptions import CommandExecutionError
+
 log = logging.getLogger(__name__)
 
 __opts__: dict[str, Any]
@@ -57,7 +59,9 @@ def _beside(name: str) -> ModuleType:
 
 
 _attempts = _beside("_attempts")
+_figures = _beside("_figures")
 _locks = _beside("_locks")
+_logbook = _beside("_logbook")
 _minions = _beside("_minions")
 _outcome = _beside("_outcome")
 _rackplan = _beside("_rackplan")
@@ -88,6 +92,8 @@ PAUSE_BETWEEN_LOOKS = 2.0
 BOOT_MARK = "/run/systemd/private"
 SETTLE = "(settle)"  # the job that does the rest of the rack; no host name, so no node's id
 
+# The API server refuses fewer than ten minutes
+TOKEN_TTL = (600, 86400)
 EVENT = "saltberry/node/{}/{}"
 ADMIN_KUBECONFIG = "/root/.kube/config"
 
@@ -367,7 +373,19 @@ def reconcile(wait: bool = False) -> dict[str, Any]:
                 results.update(run.results)
         # A request may have come after our last look, from one who then found the lock taken.
         if not request.exists():
+            _write_figures()
             return {"nodes": results, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _write_figures() -> None:
+    """Write how the rack stands for the node exporter, where there is one."""
+    if not _figures.FOLDER.is_dir():
+        return
+    try:
+        text = _figures.text(_status(), time.time())
+        _logbook.replace(_figures.FOLDER / _figures.FILE, text, 0o644)
+    except OSError as exc:
+        log.warning("the rack's figures could not be written: %s", exc)
 
 
 class _Reconcile:
@@ -787,6 +805,10 @@ def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]
     for name in drained:
         uncordon = partial(_call, control_plane, "kubeadm.uncordon", {"node": name}, 2 * POLL)
         done(f"{name} still takes no pods", uncordon)
+    if _serving_certificates(rack):
+        done("the certificates that kubelets serve with", partial(_approve_certificates, rack))
+    if _measured(rack):
+        done("what is measured", partial(_tell_collector, rack))
     stale = _stale_routes(rack, members)
     told = _apply_on(stale, "cni")
     problems += [f"the routes of {name}: {problem}" for name, problem in told.items() if problem]
@@ -795,6 +817,38 @@ def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]
     if any(name not in rack.control_planes for name in members):
         done("the services", partial(_bring_services, rack))
     return SimpleNamespace(problems=problems, freed=freed)
+
+
+def _serving_certificates(rack: Any) -> bool:
+    """Say whether the kubelets ask for the certificates that they serve their port with."""
+    wanted: bool = __utils__["kubeadm_config.asks_for_serving_certificates"](rack.pillar)
+    return wanted
+
+
+def _approve_certificates(rack: Any) -> None:
+    """Approve the requests of kubelets that are each for the node that asks.
+
+    Raises:
+        _Failed: some are not; they are named, and stay as they are.
+    """
+    found = _call(rack.control_planes[0], "kubelet_certs.approve", {}, limit=2 * POLL)
+    if found["refused"]:
+        name, why = sorted(found["refused"].items())[0]
+        more = f" (and {len(found['refused']) - 1} more)" if len(found["refused"]) > 1 else ""
+        raise _Failed(f"the request {name} is not approved: {why}{more}")
+
+
+def _measured(rack: Any) -> bool:
+    services = rack.pillar.get("services") or {}
+    return bool((services.get("metrics") or {}).get("enabled"))
+
+
+def _tell_collector(rack: Any) -> None:
+    """Have the cluster's services apply again when nodes came or went that are to be measured."""
+    control_plane = rack.control_planes[0]
+    for _, current, code in _asked([control_plane], "metrics.current", limit=2 * POLL):
+        if not code and not current:
+            _apply(control_plane, "services")
 
 
 def _stale_routes(rack: Any, members: list[str]) -> list[str]:
@@ -1313,6 +1367,66 @@ def explain(key: str = "") -> Any:
             return _settings_help.text(settings, entry)
         return "\n".join(_settings_help.listed(inside))
     return {"ok": True, "settings": [*([entry] if entry else []), *inside]}
+
+
+def dashboard_token(view: bool = False, ttl: int = 3600) -> dict[str, Any]:
+    """Print a token to log in to the dashboard with, which ends by itself.
+
+    It is printed and not returned: what a runner returns goes to everybody on the event bus and stays in
+    the job cache. Nothing keeps it, and it cannot be called back; without ``services.dashboard`` its account
+    is gone, and with it the token.
+
+    view
+        True: may look at all but Secrets, and change nothing. False: may do everything.
+    ttl
+        Seconds for which it is good, 600 to 86400.
+
+    Returns ``{"ok": False, "reason": ..., "retcode": 1}`` when there is none, and otherwise nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.dashboard_token
+        salt-run rack.dashboard_token view=True ttl=28800
+    """
+    account = "view-user" if view else "admin-user"
+    try:
+        token = _dashboard_token(account, ttl)
+    except (_Failed, CommandExecutionError) as exc:
+        __context__["retcode"] = 1
+        return {"ok": False, "reason": str(exc), "retcode": 1}
+    print(token, flush=True)
+    # Not a word more on standard output: it may be a pipe
+    return {"outputter": "quiet", "data": True}
+
+
+def _dashboard_token(account: str, ttl: Any) -> str:
+    if __opts__.get("fun") != "rack.dashboard_token" or __opts__.get("async"):
+        raise _Failed("only for people: type `salt-run rack.dashboard_token` on the master")
+    low, high = TOKEN_TTL
+    if isinstance(ttl, bool) or not isinstance(ttl, int) or not low <= ttl <= high:
+        raise _Failed(f"ttl: {ttl!a} is no number of seconds from {low} to {high}")
+    config = Path(ADMIN_KUBECONFIG)
+    if not config.is_file():
+        raise _Failed(f"{config} is missing; rack.reconcile brings it when there is a cluster")
+    request = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"expirationSeconds": ttl},
+    }
+    # By the API itself: `kubectl create token` is not there before 1.24.
+    place = f"/api/v1/namespaces/dashboard/serviceaccounts/{account}/token"
+    done = __utils__["kube_programs.kubectl"](
+        "create", "--raw", place, "-f", "-", kubeconfig=config, stdin=json.dumps(request)
+    )
+    if done.returncode == 0:
+        return str(json.loads(done.stdout)["status"]["token"])
+    if "NotFound" in done.stderr or "not found" in done.stderr:
+        raise _Failed(
+            f"the cluster has no account {account}: is services.dashboard on? `salt '*' state.apply` makes it"
+        )
+    raise _Failed(__utils__["kube_programs.last_lines"](done.stderr, 2))
 
 
 def retry(node: str) -> dict[str, Any]:

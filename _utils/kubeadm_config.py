@@ -186,6 +186,24 @@ def kubelet(over: Mapping[str, Any] | None) -> dict[str, Any]:
     return merged
 
 
+def asks_for_serving_certificates(pillar: Mapping[str, Any]) -> bool:
+    """Say whether kubelets ask the cluster for the certificates that they serve their port with.
+
+    Those who measure pods check it; nobody else does. ``kubernetes.kubelet`` has the last word.
+    """
+    own = (pillar.get("kubernetes") or {}).get("kubelet") or {}
+    metrics = (pillar.get("services") or {}).get("metrics") or {}
+    return bool(own.get("serverTLSBootstrap", metrics.get("enabled")))
+
+
+def kubelet_of(pillar: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pillar lays over this project's kubelet configuration, with what its services need."""
+    own: dict[str, Any] = _plain((pillar.get("kubernetes") or {}).get("kubelet") or {})
+    if asks_for_serving_certificates(pillar):
+        return {**own, "serverTLSBootstrap": True}
+    return own
+
+
 def kubelet_config_map(version: str) -> str:
     """Name of the ConfigMap in kube-system that holds the cluster's kubelet configuration.
 

@@ -56,6 +56,7 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
         _check_firewall,
         _check_volumes,
         _check_registry,
+        _check_metrics,
     )
     return [problem for rule in rules for problem in rule(pillar)]
 
@@ -527,6 +528,72 @@ def _check_registry_port(pillar: Mapping[str, Any], port: Any) -> list[str]:
         if "storage" in _roles_of(body)
         and {"control_plane", "worker"} & set(map(str, _roles_of(body)))
     ]
+
+
+def _check_metrics(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse figures without a place, boards without figures, and two services at one port."""
+    metrics, path = get(pillar, "services", "metrics"), "services.metrics"
+    problems = _check_node_ports(pillar)
+    if get(metrics, "enabled") is not True:
+        return problems
+    if get(metrics, "influxdb", "enabled") is False:
+        if get(metrics, "grafana", "enabled") is not False:
+            problems.append(
+                f"{path}.grafana.enabled: Grafana has nothing to show without InfluxDB; set it to false too,"
+                f" or {path}.influxdb.enabled to true"
+            )
+        return problems
+    return problems + _check_metrics_volume(pillar, get(metrics, "volume"))
+
+
+def _check_metrics_volume(pillar: Mapping[str, Any], name: Any) -> list[str]:
+    """Refuse a volume for InfluxDB that there is not, or that is another's."""
+    path = "services.metrics.volume"
+    if name is None:
+        return []
+    if get(pillar, "services", "storage", "enabled") is False:
+        return [
+            f"{path}: {_values.show(name)} needs services.storage.enabled: true; or write null, and the"
+            " figures go with their pod"
+        ]
+    volumes = get(pillar, "services", "storage", "volumes")
+    if isinstance(volumes, Mapping) and name not in volumes:
+        return [
+            f"{path}: there is no services.storage.volumes.{name}; write one, for example"
+            f" {name}: {{size: 20G}}, or null here, and the figures go with their pod"
+        ]
+    registry = get(pillar, "services", "registry")
+    claim = get(pillar, "services", "storage", "volumes", str(name), "claim")
+    if claim not in (None, f"metrics/{name}") or name == get(registry, "volume"):
+        return [f"{path}: {_values.show(name)} is another's; use one of its own"]
+    return []
+
+
+def _check_node_ports(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse two services at one port of the nodes."""
+    wanted = {
+        "services.registry.lan.port": (
+            get(pillar, "services", "registry", "lan", "port"),
+            get(pillar, "services", "registry", "lan", "enabled"),
+        ),
+        "services.metrics.grafana.node_port": (
+            get(pillar, "services", "metrics", "grafana", "node_port"),
+            get(pillar, "services", "metrics", "enabled"),
+        ),
+        "services.dashboard.node_port": (
+            get(pillar, "services", "dashboard", "node_port"),
+            get(pillar, "services", "dashboard", "enabled"),
+        ),
+    }
+    owners: dict[Any, str] = {}
+    problems = []
+    for path, (port, on) in wanted.items():
+        if port is None or on is not True:
+            continue
+        if port in owners:
+            problems.append(f"{path}: {port} is also {owners[port]}; give each a port of its own")
+        owners.setdefault(port, path)
+    return problems
 
 
 def _place(value: Any) -> str | None:

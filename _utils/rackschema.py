@@ -625,14 +625,88 @@ SCHEMA: dict[str, Any] = {
                 },
             ),
             "metrics": Group(
-                "What the nodes and pods use: kubectl top, InfluxDB, Grafana",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether it is measured")},
+                "What the nodes and pods use: kubectl top, InfluxDB, Grafana. See docs/services/metrics.md",
+                used="salt/services/init.sls salt/services/metrics _modules/metrics.py",
+                keys={
+                    "enabled": Key("yes-no", False, "whether it is measured"),
+                    "interval": Key(
+                        "number",
+                        30,
+                        "seconds from one measurement to the next",
+                        least=10,
+                        most=300,
+                    ),
+                    "retention_days": Key(
+                        "number", 90, "days that figures are kept", least=1, most=3650
+                    ),
+                    "volume": Key(
+                        "object-name",
+                        "influxdb",
+                        "the volume of services.storage with InfluxDB's data; null: on the disk of the node"
+                        " that it runs on, and gone with its pod",
+                        null=True,
+                    ),
+                    "influxdb": Group(
+                        "The database of figures, and the collector that fills it",
+                        keys={
+                            "enabled": Key(
+                                "yes-no",
+                                True,
+                                "false: only the exporters on the nodes, for a Prometheus of your own",
+                            ),
+                            "image": Key(
+                                "image", "docker.io/library/influxdb:1.8.10", "InfluxDB 1"
+                            ),
+                            "collector_image": Key(
+                                "image",
+                                "quay.io/prometheus/prometheus:v2.55.1",
+                                "Prometheus 2, as agent",
+                            ),
+                        },
+                    ),
+                    "grafana": Group(
+                        "The figures as boards in a browser",
+                        keys={
+                            "enabled": Key("yes-no", True, "whether there is one; needs influxdb"),
+                            "image": Key("image", "docker.io/grafana/grafana:12.1.1", "Grafana"),
+                            "node_port": Key(
+                                "number",
+                                None,
+                                "port on each node at which it answers; null: only by kubectl port-forward",
+                                null=True,
+                                least=30000,
+                                most=32767,
+                            ),
+                        },
+                    ),
+                    "metrics_server": Group(
+                        "kubectl top, and autoscaling",
+                        keys={
+                            "enabled": Key("yes-no", True, "whether there is one"),
+                            "image": Key(
+                                "image",
+                                "registry.k8s.io/metrics-server/metrics-server:v0.8.0",
+                                "metrics-server",
+                            ),
+                        },
+                    ),
+                },
             ),
             "dashboard": Group(
-                "Headlamp: the cluster in a browser",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether there is one")},
+                "Headlamp: the cluster in a browser. See docs/services/dashboard.md",
+                used="salt/services/init.sls salt/services/dashboard",
+                keys={
+                    "enabled": Key("yes-no", False, "whether there is one"),
+                    "image": Key("image", "ghcr.io/headlamp-k8s/headlamp:v0.43.0", "Headlamp"),
+                    "node_port": Key(
+                        "number",
+                        None,
+                        "port on each node at which it answers; null: only by kubectl port-forward",
+                        null=True,
+                        least=30000,
+                        most=32767,
+                    ),
+                },
             ),
             "ingress": Group(
                 "Traefik: web services by their names, on the nodes' own addresses",

@@ -155,12 +155,33 @@ services:
       enabled: false  # whether they may
       port: 30500  # its NodePort
       password: true  # false: without name and password, for whoever reaches the port
-  # What the nodes and pods use: kubectl top, InfluxDB, Grafana
+  # What the nodes and pods use: kubectl top, InfluxDB, Grafana. See docs/services/metrics.md
   metrics:
     enabled: false  # whether it is measured
-  # Headlamp: the cluster in a browser
+    interval: 30  # seconds from one measurement to the next
+    retention_days: 90  # days that figures are kept
+    # the volume of services.storage with InfluxDB's data; null: on the disk of the node that it
+    # runs on, and gone with its pod
+    volume: influxdb
+    # The database of figures, and the collector that fills it
+    influxdb:
+      enabled: true  # false: only the exporters on the nodes, for a Prometheus of your own
+      image: "docker.io/library/influxdb:1.8.10"  # InfluxDB 1
+      collector_image: "quay.io/prometheus/prometheus:v2.55.1"  # Prometheus 2, as agent
+    # The figures as boards in a browser
+    grafana:
+      enabled: true  # whether there is one; needs influxdb
+      image: "docker.io/grafana/grafana:12.1.1"  # Grafana
+      node_port: null  # port on each node at which it answers; null: only by kubectl port-forward
+    # kubectl top, and autoscaling
+    metrics_server:
+      enabled: true  # whether there is one
+      image: "registry.k8s.io/metrics-server/metrics-server:v0.8.0"  # metrics-server
+  # Headlamp: the cluster in a browser. See docs/services/dashboard.md
   dashboard:
     enabled: false  # whether there is one
+    image: "ghcr.io/headlamp-k8s/headlamp:v0.43.0"  # Headlamp
+    node_port: null  # port on each node at which it answers; null: only by kubectl port-forward
   # Traefik: web services by their names, on the nodes' own addresses
   ingress:
     enabled: false  # whether there is one

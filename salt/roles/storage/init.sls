@@ -7,4 +7,5 @@ include:
   - firewall
   - nfs.server
   - mirror
+  - services.metrics.node
   - salt_minion

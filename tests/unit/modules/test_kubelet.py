@@ -160,7 +160,7 @@ def node(
         "kube_programs.kubectl_json": asked,
         **{
             f"kubeadm_config.{name}": getattr(kubeadm_config, name)
-            for name in ("kubelet", "kubelet_config_map", "merge", "cri_socket")
+            for name in ("kubelet", "kubelet_of", "kubelet_config_map", "merge", "cri_socket")
         },
     }
     for module in (kubelet, state):
