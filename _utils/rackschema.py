@@ -445,6 +445,66 @@ SCHEMA: dict[str, Any] = {
             ),
         },
     ),
+    "helm": Group(
+        "Helm charts on the cluster. See docs/services/helm.md",
+        used="_modules/helm.py",
+        keys={
+            "releases": Table(
+                "release-name",
+                "name",
+                "The releases by name, each from one chart: repo and chart, or oci, or file. One that is"
+                " taken out of here is uninstalled; those of others are left alone",
+                used="_modules/helm.py salt/helm/init.sls",
+                example="greeter: {namespace: web, file: salt://charts/greeter}",
+                keys={
+                    "namespace": Key(
+                        "kubernetes-name",
+                        meaning="its namespace, made if there is none; left out: default",
+                    ),
+                    "chart": Key("chart-name", meaning="with repo: the chart's name in it"),
+                    "repo": Key(
+                        "url",
+                        meaning="URL of a repository of charts, for example"
+                        " https://grafana.github.io/helm-charts",
+                    ),
+                    "oci": Key(
+                        "oci-chart",
+                        meaning="a chart in a registry, for example oci://ghcr.io/someone/charts/name",
+                    ),
+                    "file": Key(
+                        "chart-file",
+                        meaning="a chart as folder or .tgz: salt://charts/name, below salt/ of the"
+                        " checkout on the master, or a path on the control plane",
+                    ),
+                    "version": Key(
+                        "chart-version", meaning="with repo or oci: the chart's exact version"
+                    ),
+                    "plain_http": Key(
+                        "yes-no", meaning="true: the registry of oci has no TLS, as the rack's own"
+                    ),
+                    "values": Key("mapping", meaning="laid over the chart's own. No secrets here"),
+                    "values_from": Key(
+                        "path",
+                        meaning="a YAML file on the control plane that only root may read, laid over"
+                        " values: for secrets. Nothing of it is ever shown",
+                    ),
+                    "timeout": Key(
+                        "number",
+                        meaning="seconds that its pods have to become available; left out: 300",
+                        least=10,
+                        most=3600,
+                        unit="seconds",
+                    ),
+                },
+            ),
+            "source": Key(
+                "url",
+                None,
+                "URL of the folder that Helm itself is fetched from, by its hash; null: the rack's mirror",
+                null=True,
+            ),
+        },
+    ),
     "system": Group(
         "What each node's system is like. See docs/node-preparation.md",
         used="_modules/node.py",

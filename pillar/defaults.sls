@@ -116,6 +116,14 @@ services:
   certificates:
     enabled: false  # whether there are any
 
+# Helm charts on the cluster. See docs/services/helm.md
+helm:
+  # The releases by name, each from one chart: repo and chart, or oci, or file. One that is taken
+  # out of here is uninstalled; those of others are left alone
+  releases: {}
+  # URL of the folder that Helm itself is fetched from, by its hash; null: the rack's mirror
+  source: null
+
 # What each node's system is like. See docs/node-preparation.md
 system:
   packages: []  # further packages to install, for example [htop, vim]

@@ -23,4 +23,5 @@ include:
   - cni
   - services.nodes
   - services
+  - helm
   - salt_minion

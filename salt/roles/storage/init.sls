@@ -7,4 +7,5 @@ include:
   - firewall
   - nfs.server
   - mirror
+  - helm.mirror
   - salt_minion
