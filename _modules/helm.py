@@ -50,6 +50,7 @@ _MARK = ".complete"
 _FETCH_SECONDS = 60
 _FETCH_LIMIT = 1800
 _MOST_WORDS = 1500
+_NOT_YET = re.compile(r"no matches for kind|namespaces? .* not found|ensure CRDs are installed")
 
 
 # --- what should be ----------------------------------------------------------------------------------
@@ -196,18 +197,11 @@ def _kubectl(*arguments: str) -> str:
     return str(done.stdout)
 
 
-def _applied_objects(record: Mapping[str, Any], namespace: str) -> list[dict[str, Any]]:
-    """The objects of a revision as it was applied."""
-    secret = json.loads(
-        _kubectl("get", "secret", f"--namespace={namespace}", record["secret"], "-o", "json")
-    )
+def _record(secret: str, namespace: str) -> dict[str, Any]:
+    """What Helm keeps of one revision: manifest, config (values), chart."""
+    found = json.loads(_kubectl("get", "secret", f"--namespace={namespace}", secret, "-o", "json"))
     try:
-        whole = __utils__["helm_releases.decoded"](secret)
-        return list(
-            __utils__["helm_releases.objects"](
-                whole.get("manifest") or "", record["name"], namespace
-            )
-        )
+        return dict(__utils__["helm_releases.decoded"](found))
     except ValueError as exc:
         raise CommandExecutionError(str(exc)) from exc
 
@@ -252,7 +246,19 @@ class _Release:
             return []
         newest = f".v{self.record['revision']}"
         secret = f"{self.record['secret'].removesuffix(newest)}.v{self.whole}"
-        return _applied_objects({**self.record, "secret": secret}, self.namespace)
+        return self.kept(secret)
+
+    def kept(self, secret: str) -> list[dict[str, Any]]:
+        """The objects of a revision as it was applied."""
+        record = _record(secret, self.namespace)
+        # Its values came from the pillar, or from a file that may have others in it by now.
+        found, plain = (
+            __utils__["helm_releases.secrets_in"](values)
+            for values in (record.get("config"), self.settings["values"])
+        )
+        if self.settings["values_from"]:
+            self.secrets |= found - plain
+        return self.objects(record.get("manifest") or "")
 
     def request(self, op: str, **more: Any) -> dict[str, Any]:
         return {
@@ -275,7 +281,9 @@ class _Release:
 
     def rendered(self) -> list[dict[str, Any]]:
         """Its objects as they should be; the API server has looked at them."""
-        made = self.ask(self.release(exists=self.whole is not None, dry_run=True))
+        # Where Helm was cut off it would refuse an upgrade, also a dry run
+        exists = self.action in ("keep", "upgrade")
+        made = self.ask(self.release(exists=exists, dry_run=True))
         return self.objects(made["manifest"])
 
     def objects(self, manifest: str) -> list[dict[str, Any]]:
@@ -332,13 +340,34 @@ def plan(name: str) -> dict[str, Any]:
     elif engine() is None:
         changes = {f"release {name}": "what it has is told when Helm is here"}
     else:
-        changes = __salt__["manifests.compare"](release.before(), release.rendered())
+        changes = _difference(release, release.before(), release.rendered())
         # Values may differ without a difference in what they make; that is noted all the same
         changes = changes or {f"release {name}": "noted anew, with the same objects"}
     return {
         "action": action,
-        "changes": {key: release.masked(what) for key, what in changes.items()},
+        # In its own namespace, which goes without saying
+        "changes": {
+            key.replace(f" {release.namespace}/", " "): release.masked(what)
+            for key, what in changes.items()
+        },
     }
+
+
+def _difference(
+    release: _Release, before: list[dict[str, Any]], rendered: list[dict[str, Any]]
+) -> dict[str, str]:
+    """What the API server would make of the objects; Helm's own dry run does not ask it.
+
+    It cannot be asked about what is in a namespace, or of a kind, that the release itself brings.
+    """
+    files = __salt__["manifests.compare"](before, rendered)
+    try:
+        told = __salt__["manifests.drift"](rendered, MANAGER, release.namespace)
+    except CommandExecutionError as exc:
+        if _NOT_YET.search(str(exc)):
+            return dict(files)
+        raise CommandExecutionError(release.masked(str(exc))) from None
+    return {**told, **{key: what for key, what in files.items() if what == "gone"}}
 
 
 def apply(name: str) -> dict[str, Any]:
@@ -392,7 +421,7 @@ def _taken_back(release: _Release, why: str) -> str:
         current, _ = __utils__["helm_releases.newest"](_records(), release.name, release.namespace)
         if current is None or current["revision"] == (release.record or {}).get("revision"):
             return f"{why}; nothing was changed"
-        failed = _applied_objects(current, release.namespace)
+        failed = release.kept(current["secret"])
         reasons = __salt__["manifests.unavailable"](failed, release.namespace)
         _mend(release)
     except CommandExecutionError as exc:
