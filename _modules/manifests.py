@@ -546,10 +546,25 @@ def _why(each: Mapping[str, Any]) -> str:
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
     space = each["metadata"]["namespace"]
     pods = _items("get", "pods", f"--namespace={space}", f"--selector={selector}")
-    reasons = {reason for pod in pods for reason in _pod_reasons(pod)}
+    reasons = pod_reasons(pods)
     if reasons:
-        return "; ".join(sorted(reasons))
+        return "; ".join(reasons)
     return "its pods are not ready yet" if pods else "it has no pods yet"
+
+
+def pod_reasons(pods: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what pods say of why they are not up: no node that fits, an image that does not come.
+
+    pods
+        As the API server has them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.pod_reasons "$(kubectl get pods -o json | jq .items)"
+    """
+    return sorted({reason for pod in pods for reason in _pod_reasons(pod)})
 
 
 def _pod_reasons(pod: Mapping[str, Any]) -> Iterable[str]:

@@ -60,9 +60,13 @@ def ask(folder: str | Path, request: dict[str, Any], home: str = _HOME) -> Any:
         )
     except subprocess.TimeoutExpired:
         # no cause is chained: it carries the request
-        raise CommandExecutionError(f"Helm did not end within {limit:.0f} s and was stopped") from None
+        raise CommandExecutionError(
+            f"Helm did not end within {limit:.0f} s and was stopped"
+        ) from None
     except OSError as exc:
-        raise CommandExecutionError(f"Helm cannot be started from {folder}: {exc.strerror}") from None
+        raise CommandExecutionError(
+            f"Helm cannot be started from {folder}: {exc.strerror}"
+        ) from None
     try:
         answer = json.loads(done.stdout)
     except ValueError:

@@ -425,7 +425,9 @@ def _check_chart(path: str, body: Mapping[Any, Any]) -> list[str]:
             f'{path}.version is missing; write the exact one, in quotes, for example "1.2.3"'
         )
     if kind != "oci" and body.get("plain_http"):
-        problems.append(f"{path}.plain_http: only with oci; a repo says it by its http:// or https://")
+        problems.append(
+            f"{path}.plain_http: only with oci; a repo says it by its http:// or https://"
+        )
     return problems
 
 

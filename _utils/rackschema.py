@@ -196,11 +196,36 @@ SCHEMA: dict[str, Any] = {
             ),
             "cni": Key(
                 "choice",
-                "routed",
-                "the pods' network: a bridge on each node and routes between them, no daemon",
-                used="salt/cni/init.sls _runners/rack.py",
-                choices=("routed",),
+                "flannel",
+                "the pods' network. flannel: a daemon on each node, works everywhere; routed: a bridge on"
+                " each node and routes between them, no daemon, all nodes on one switch. Fixed when the"
+                " cluster is made. See docs/services/network.md",
+                used="salt/cni/init.sls _runners/rack.py _modules/cni.py _modules/node.py",
+                choices=("flannel", "routed"),
                 what="CNI of this release",
+            ),
+            "flannel": Group(
+                "The flannel of kubernetes.cni",
+                used="_modules/cni.py",
+                keys={
+                    "backend": Key(
+                        "choice",
+                        "vxlan",
+                        "vxlan: pods' packets in packets of the nodes; host-gw: routes, faster, all nodes"
+                        " on one switch. Fixed when the cluster is made",
+                        used="_modules/cni.py _modules/node.py salt/cni/flannel.sls",
+                        choices=("vxlan", "host-gw"),
+                        what="backend of flannel",
+                    ),
+                    "image": Key(
+                        "image", "ghcr.io/flannel-io/flannel:v0.28.9", "the daemon's image"
+                    ),
+                    "plugin_image": Key(
+                        "image",
+                        "ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel3",
+                        "the image with the plugin that kubelet calls",
+                    ),
+                },
             ),
             "repo": Group(
                 "The apt repository with kubelet, kubeadm and kubectl."

@@ -535,7 +535,9 @@ KINDS = {
         r"[A-Za-z0-9.+~]+", "revision of a Debian package (what follows its hyphen)", '"1.1"'
     ),
     "preflight-check": _pattern(r"[A-Za-z0-9-]+", "check of kubeadm's preflight", "NumCPU"),
-    "kubernetes-name": _pattern(_LABEL, "name of a namespace (lower-case letters, digits, -)", "web"),
+    "kubernetes-name": _pattern(
+        _LABEL, "name of a namespace (lower-case letters, digits, -)", "web"
+    ),
     # Helm
     "release-name": _pattern(
         r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?",
