@@ -274,16 +274,19 @@ def _apply(
 def _cluster_now(
     control_plane: str, poll: float = ANSWER, limit: float = API_LIMIT
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Return ``(nodes, facts)`` from the control plane; None for what it cannot say."""
-    wanted: dict[str, list[Any]] = {"kubeadm.nodes": [], "kubeadm.facts": []}
+    """Return ``(nodes, facts)`` from the control plane; None for what it cannot say.
+
+    With the facts goes which pod network the cluster has.
+    """
+    wanted: dict[str, list[Any]] = {"kubeadm.nodes": [], "kubeadm.facts": [], "cni.in_use": []}
     for _, returned, _code in _asked([control_plane], wanted, poll=poll, limit=limit):
         if not isinstance(returned, dict):
             return None, None
         # a function that fails gives its error text instead
-        nodes, facts = (
+        nodes, facts, used = (
             found if isinstance(found := returned.get(name), dict) else None for name in wanted
         )
-        return nodes, facts
+        return nodes, facts and {**facts, "cni": (used or {}).get("cni")}
     return None, None
 
 
@@ -305,6 +308,8 @@ def _refresh_cluster(rack: Any) -> Any:
                 "endpoint": f"{rack.ip(control_plane)}:{port}",
                 "ca_hash": facts["ca_hash"],
                 "version": (nodes.get(control_plane) or {}).get("version"),
+                # Before it has one it does not say
+                **({"cni": facts["cni"]} if facts["cni"] else {}),
                 "nodes": {
                     name: {"ip": fact.get("ip"), "pod_cidr": fact.get("pod_cidr")}
                     for name, fact in nodes.items()
@@ -853,7 +858,7 @@ def _tell_collector(rack: Any) -> None:
 
 def _stale_routes(rack: Any, members: list[str]) -> list[str]:
     """Return the members whose routes to the other nodes' pods are not what they should be."""
-    if (rack.pillar.get("kubernetes") or {}).get("cni", "routed") != "routed":
+    if (rack.pillar.get("kubernetes") or {}).get("cni") != "routed":
         return []
     nodes = _known_cluster().get("nodes", {})
     stale = []

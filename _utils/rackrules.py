@@ -57,6 +57,7 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
         _check_volumes,
         _check_registry,
         _check_metrics,
+        _check_charts,
     )
     return [problem for rule in rules for problem in rule(pillar)]
 
@@ -593,6 +594,46 @@ def _check_node_ports(pillar: Mapping[str, Any]) -> list[str]:
         if port in owners:
             problems.append(f"{path}: {port} is also {owners[port]}; give each a port of its own")
         owners.setdefault(port, path)
+
+
+def _check_charts(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse releases that name no chart, or two, and charts that change under the same name."""
+    releases = get(pillar, "helm", "releases")
+    if not isinstance(releases, Mapping) or not releases:
+        return []
+    problems = []
+    for name, body in releases.items():
+        if isinstance(body, Mapping):
+            problems += _check_chart(_values.join("helm.releases", name), body)
+    mirror = get(pillar, "mirror", "enabled") is True
+    if not mirror and get(pillar, "helm", "source") is None:
+        problems.append(
+            "helm.source is missing: there is no mirror (mirror.enabled) that the control plane could take"
+            " Helm from; write the URL of a folder that has it, see docs/services/helm.md"
+        )
+    return problems
+
+
+def _check_chart(path: str, body: Mapping[Any, Any]) -> list[str]:
+    given = [key for key in ("repo", "oci", "file") if body.get(key) is not None]
+    if len(given) != 1:
+        which = f"has {' and '.join(given)}" if given else "names no chart"
+        return [f"{path} {which}; give exactly one of repo (with chart), oci, file"]
+    kind, problems = given[0], []
+    if kind == "repo" and body.get("chart") is None:
+        problems.append(f"{path}.chart is missing; write the chart's name in {path}.repo")
+    if kind != "repo" and body.get("chart") is not None:
+        problems.append(f"{path}.chart: only with repo; {kind} names the chart already")
+    if kind == "file" and body.get("version") is not None:
+        problems.append(f"{path}.version: only with repo or oci; the file is what it is")
+    if kind != "file" and body.get("version") is None:
+        problems.append(
+            f'{path}.version is missing; write the exact one, in quotes, for example "1.2.3"'
+        )
+    if kind != "oci" and body.get("plain_http"):
+        problems.append(
+            f"{path}.plain_http: only with oci; a repo says it by its http:// or https://"
+        )
     return problems
 
 

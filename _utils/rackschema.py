@@ -196,11 +196,36 @@ SCHEMA: dict[str, Any] = {
             ),
             "cni": Key(
                 "choice",
-                "routed",
-                "the pods' network: a bridge on each node and routes between them, no daemon",
-                used="salt/cni/init.sls _runners/rack.py",
-                choices=("routed",),
+                "flannel",
+                "the pods' network. flannel: a daemon on each node, works everywhere; routed: a bridge on"
+                " each node and routes between them, no daemon, all nodes on one switch. Fixed when the"
+                " cluster is made. See docs/services/network.md",
+                used="salt/cni/init.sls _runners/rack.py _modules/cni.py _modules/node.py",
+                choices=("flannel", "routed"),
                 what="CNI of this release",
+            ),
+            "flannel": Group(
+                "The flannel of kubernetes.cni",
+                used="_modules/cni.py",
+                keys={
+                    "backend": Key(
+                        "choice",
+                        "vxlan",
+                        "vxlan: pods' packets in packets of the nodes; host-gw: routes, faster, all nodes"
+                        " on one switch. Fixed when the cluster is made",
+                        used="_modules/cni.py _modules/node.py salt/cni/flannel.sls",
+                        choices=("vxlan", "host-gw"),
+                        what="backend of flannel",
+                    ),
+                    "image": Key(
+                        "image", "ghcr.io/flannel-io/flannel:v0.28.9", "the daemon's image"
+                    ),
+                    "plugin_image": Key(
+                        "image",
+                        "ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel3",
+                        "the image with the plugin that kubelet calls",
+                    ),
+                },
             ),
             "repo": Group(
                 "The apt repository with kubelet, kubeadm and kubectl."
@@ -717,6 +742,66 @@ SCHEMA: dict[str, Any] = {
                 "cert-manager with a private authority of the rack",
                 used="salt/services/init.sls",
                 keys={"enabled": Key("yes-no", False, "whether there are any")},
+            ),
+        },
+    ),
+    "helm": Group(
+        "Helm charts on the cluster. See docs/services/helm.md",
+        used="_modules/helm.py",
+        keys={
+            "releases": Table(
+                "release-name",
+                "name",
+                "The releases by name, each from one chart: repo and chart, or oci, or file. One that is"
+                " taken out of here is uninstalled; those of others are left alone",
+                used="_modules/helm.py salt/helm/init.sls",
+                example="greeter: {namespace: web, file: salt://charts/greeter}",
+                keys={
+                    "namespace": Key(
+                        "kubernetes-name",
+                        meaning="its namespace, made if there is none; left out: default",
+                    ),
+                    "chart": Key("chart-name", meaning="with repo: the chart's name in it"),
+                    "repo": Key(
+                        "url",
+                        meaning="URL of a repository of charts, for example"
+                        " https://grafana.github.io/helm-charts",
+                    ),
+                    "oci": Key(
+                        "oci-chart",
+                        meaning="a chart in a registry, for example oci://ghcr.io/someone/charts/name",
+                    ),
+                    "file": Key(
+                        "chart-file",
+                        meaning="a chart as folder or .tgz: salt://charts/name, below salt/ of the"
+                        " checkout on the master, or a path on the control plane",
+                    ),
+                    "version": Key(
+                        "chart-version", meaning="with repo or oci: the chart's exact version"
+                    ),
+                    "plain_http": Key(
+                        "yes-no", meaning="true: the registry of oci has no TLS, as the rack's own"
+                    ),
+                    "values": Key("mapping", meaning="laid over the chart's own. No secrets here"),
+                    "values_from": Key(
+                        "path",
+                        meaning="a YAML file on the control plane that only root may read, laid over"
+                        " values: for secrets. Nothing of it is ever shown",
+                    ),
+                    "timeout": Key(
+                        "number",
+                        meaning="seconds that its pods have to become available; left out: 300",
+                        least=10,
+                        most=3600,
+                        unit="seconds",
+                    ),
+                },
+            ),
+            "source": Key(
+                "url",
+                None,
+                "URL of the folder that Helm itself is fetched from, by its hash; null: the rack's mirror",
+                null=True,
             ),
         },
     ),

@@ -575,6 +575,33 @@ KINDS = {
         r"[A-Za-z0-9.+~]+", "revision of a Debian package (what follows its hyphen)", '"1.1"'
     ),
     "preflight-check": _pattern(r"[A-Za-z0-9-]+", "check of kubeadm's preflight", "NumCPU"),
+    "kubernetes-name": _pattern(
+        _LABEL, "name of a namespace (lower-case letters, digits, -)", "web"
+    ),
+    # Helm
+    "release-name": _pattern(
+        r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?",
+        "name of a release (lower-case letters, digits, -, at most 53)",
+        "greeter",
+    ),
+    "chart-name": _pattern(
+        r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", "name of a chart", "grafana"
+    ),
+    "oci-chart": _pattern(
+        r"oci://" + _HOST_PORT + r"(/[a-z0-9][a-z0-9._-]*)+",
+        "chart in a registry (no version in it)",
+        "oci://ghcr.io/someone/charts/name",
+    ),
+    "chart-file": _pattern(
+        r"(salt:/)?(/(?!\.\.?(/|\Z))[A-Za-z0-9._+-]+)+",
+        "chart on disk (no .., no slash at the end)",
+        "salt://charts/greeter",
+    ),
+    "chart-version": _pattern(
+        r"v?[0-9]+\.[0-9]+\.[0-9]+([+-][0-9A-Za-z.+-]+)?",
+        "exact version of a chart (three numbers)",
+        '"8.5.1"',
+    ),
     # disks and folders
     "backend": Kind(_backend, "one of"),
     "folder": Kind(folder, "a folder of its own, like /srv/containers"),

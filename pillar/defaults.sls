@@ -34,7 +34,18 @@ kubernetes:
   api_port: 6443  # TCP port of the API server on the control plane
   image_repository: registry.k8s.io  # where kubeadm takes the control plane's images from
   dns: true  # false: no cluster DNS (kubeadm's coredns add-on is skipped)
-  cni: routed  # the pods' network: a bridge on each node and routes between them, no daemon
+  # the pods' network. flannel: a daemon on each node, works everywhere; routed: a bridge on each
+  # node and routes between them, no daemon, all nodes on one switch. Fixed when the cluster is
+  # made. See docs/services/network.md
+  cni: flannel
+  # The flannel of kubernetes.cni
+  flannel:
+    # vxlan: pods' packets in packets of the nodes; host-gw: routes, faster, all nodes on one
+    # switch. Fixed when the cluster is made
+    backend: vxlan
+    image: "ghcr.io/flannel-io/flannel:v0.28.9"  # the daemon's image
+    # the image with the plugin that kubelet calls
+    plugin_image: "ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel3"
   # The apt repository with kubelet, kubeadm and kubectl. {minor} becomes for example 1.34.
   repo:
     url: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/"  # where it is
@@ -188,6 +199,14 @@ services:
   # cert-manager with a private authority of the rack
   certificates:
     enabled: false  # whether there are any
+
+# Helm charts on the cluster. See docs/services/helm.md
+helm:
+  # The releases by name, each from one chart: repo and chart, or oci, or file. One that is taken
+  # out of here is uninstalled; those of others are left alone
+  releases: {}
+  # URL of the folder that Helm itself is fetched from, by its hash; null: the rack's mirror
+  source: null
 
 # What each node's system is like. See docs/node-preparation.md
 system:

@@ -20,6 +20,7 @@ include:
   # After docker: people may be in its group.
   - system
   - firewall
+  - cni.chosen
   - kubernetes
   - kubeadm.initialized
   - cni
@@ -27,4 +28,5 @@ include:
   - kubelet
   - services.nodes
   - services
+  - helm
   - salt_minion

@@ -20,6 +20,7 @@ include:
   # After docker: people may be in its group.
   - system
   - firewall
+  - cni.chosen
   - kubernetes
   - kubeadm.joined
   - cni
