@@ -594,6 +594,7 @@ def _check_node_ports(pillar: Mapping[str, Any]) -> list[str]:
         if port in owners:
             problems.append(f"{path}: {port} is also {owners[port]}; give each a port of its own")
         owners.setdefault(port, path)
+    return problems
 
 
 def _check_charts(pillar: Mapping[str, Any]) -> list[str]:
