@@ -89,9 +89,11 @@ def test_what_was_fetched_is_a_signed_repository_and_is_fetched_once(
     folder = tmp_path / "mirror"
     groups = (KUBERNETES, DEBIAN)
     assert synced(apt(tmp_path / "work", outside.url), folder, *groups) == 3
+    assert [path for path in folder.rglob(".*") if path.is_file()] == []
     outside.asked.clear()
     assert synced(apt(tmp_path / "work", outside.url), folder, *groups) == 0
     assert [path for path in outside.asked if path.endswith(".deb")] == []
+    assert [path for path in folder.rglob(".*") if path.is_file()] == []
     # The mirror alone is enough for another apt, which checks the signatures as a node does.
     inside = Server(folder)
     try:
