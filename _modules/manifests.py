@@ -8,12 +8,19 @@ the Python client takes 126 MB. Every object of a service carries the label
 Apply is the API server's own, with Saltberry as the field manager, so that fields of others (a scaler's
 replicas, a controller's status) stay; test mode is the API server's dry run. Content of Secrets is
 never returned.
+
+Two things are added to what a file says. A Secret with the annotation ``saltberry/generated: a,b`` gets
+random passwords under these keys, once; they stay as long as it does. And pods start anew when a ConfigMap
+of their volumes changes, for most programs read their configuration once.
 """
 
 from __future__ import annotations
 
+import base64
 import difflib
+import hashlib
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -32,6 +39,11 @@ ADMIN_CONF = Path("/etc/kubernetes/admin.conf")
 PART_OF = "app.kubernetes.io/part-of"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "saltberry"
+# Whose field of a Secret the passwords are that were made here, so that applying the file leaves them alone
+PASSWORD_MANAGER = "saltberry-passwords"
+GENERATED = "saltberry/generated"
+# On pods: what their ConfigMaps say, in short
+CONFIGURED = "saltberry/configured"
 
 _SEEN = "manifests.managed"  # in __context__
 
@@ -147,7 +159,29 @@ def read(source: str, service: str, **values: Any) -> list[dict[str, Any]]:
             )
         labels = each["metadata"].setdefault("labels", {})
         labels |= {PART_OF: service, MANAGED_BY: MANAGER}
+    _mark_configuration(objects)
     return objects
+
+
+def _mark_configuration(objects: list[dict[str, Any]]) -> None:
+    """Note in each workload's pods what their ConfigMaps say, so that a change starts them anew."""
+    texts = {
+        (each["metadata"].get("namespace"), each["metadata"]["name"]): each.get("data")
+        for each in objects
+        if each["kind"] == "ConfigMap"
+    }
+    for each in objects:
+        if each["kind"] not in _ROLLED_OUT:
+            continue
+        template = each["spec"]["template"]
+        space = each["metadata"].get("namespace")
+        names = [
+            one.get("configMap", {}).get("name") for one in template["spec"].get("volumes", [])
+        ]
+        said = [texts[space, name] for name in names if (space, name) in texts]
+        if said:
+            digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+            template["metadata"].setdefault("annotations", {})[CONFIGURED] = digest[:16]
 
 
 def found(service: str) -> list[dict[str, Any]]:
@@ -235,7 +269,7 @@ def plan(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
     for result in _server_side(askable, "--dry-run=server"):
         key = _key(result)
         if key in there:
-            todo[key] = _difference(there[key], result)
+            todo[key] = _difference(there[key], result) or _keys_to_make(result)
     gone = {key for key in there.keys() - todo.keys() if not _is_kept(there[key])}
     return {key: what for key, what in todo.items() if what} | dict.fromkeys(sorted(gone), "gone")
 
@@ -253,10 +287,49 @@ def _live(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return _items("get", "--ignore-not-found", "-f", "-", objects=objects) if objects else []
 
 
-def _server_side(objects: list[dict[str, Any]], *flags: str) -> list[dict[str, Any]]:
+def _server_side(
+    objects: list[dict[str, Any]], *flags: str, manager: str = MANAGER
+) -> list[dict[str, Any]]:
     if not objects:
         return []
-    return _items(*_applying(MANAGER), *flags, "-f", "-", objects=objects)
+    return _items(*_applying(manager), *flags, "-f", "-", objects=objects)
+
+
+def _keys_to_make(secret: Mapping[str, Any]) -> str:
+    """Say which passwords are still to be made; empty when there are all."""
+    lacking = [key for key in _generated(secret) if key not in (secret.get("data") or {})]
+    return f"to be made: {', '.join(lacking)}" if lacking else ""
+
+
+def _generated(each: Mapping[str, Any]) -> list[str]:
+    """The keys of a Secret that get passwords."""
+    wanted = str((each["metadata"].get("annotations") or {}).get(GENERATED, ""))
+    return [key.strip() for key in wanted.split(",") if key.strip()]
+
+
+def _make_passwords(service: str, objects: list[dict[str, Any]]) -> None:
+    """Have the passwords in their Secrets, before there are pods that want them."""
+    wanting = [each for each in objects if _generated(each)]
+    if not wanting:
+        return
+    spaces = {each["metadata"].get("namespace") for each in wanting}
+    _server_side(
+        [
+            each
+            for each in objects
+            if each["kind"] == "Namespace" and each["metadata"]["name"] in spaces
+        ]
+    )
+    there = {_key(each): each for each in found(service)}
+    for each in wanting:
+        has = there.get(_key(each), {}).get("data") or {}
+        if set(_generated(each)) <= set(has):
+            continue
+        data = {
+            key: has.get(key) or base64.b64encode(secrets.token_hex(16).encode()).decode()
+            for key in _generated(each)
+        }
+        _server_side([{**each, "data": data}], manager=PASSWORD_MANAGER)
 
 
 def _clean(each: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,6 +376,7 @@ def apply(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
     todo = plan(service, objects)
     if not todo:
         return {}
+    _make_passwords(service, objects)
     _look_again()
     _server_side([each for each in objects if _key(each) in todo])
     gone = [key for key, what in todo.items() if what == "gone"]

@@ -157,6 +157,8 @@ def folders() -> dict[str, dict[str, Any]]:
         tree[f"{path}/nodes/{node_id}"] = {"uid": uid(node_id), "mode": "0700"}
     for name in _volumes():
         tree[f"{path}/volumes/{name}"] = {"uid": uid(None), "mode": "0770"}
+    for name, owner in __salt__["volumes.folders"]().items():
+        tree[f"{path}/volumes/{name}"] = {"uid": owner, "mode": "0770"}
     _refuse_shared_uids(tree)
     return tree
 
@@ -183,6 +185,8 @@ def _volumes() -> dict[str, bool]:
 def exports() -> str:
     """Return the exports file: each node's folder for its address alone, each volume for all.
 
+    What pods write to a volume of theirs belongs to the volume's owner, whoever they run as.
+
     CLI Example:
 
     .. code-block:: bash
@@ -203,7 +207,18 @@ def exports() -> str:
         everyone = " ".join(f"{ip}({options})" for ip in clients.values())
         if everyone:
             lines.append(f"{path}/volumes/{name} {everyone}")
+    for name, owner in __salt__["volumes.folders"]().items():
+        options = _options(owner, False)
+        pods = " ".join(f"{ip}({options})" for ip in [*clients.values(), *_own_pods()])
+        if pods:
+            lines.append(f"{path}/volumes/{name} {pods}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _own_pods() -> list[str]:
+    """This storage node's own address, if it runs pods: kubelet mounts their volumes as anywhere."""
+    mine = (__pillar__.get("nodes") or {}).get(__opts__["id"]) or {}
+    return [mine["ip"]] if {"worker", "control_plane"} & set(mine.get("roles") or []) else []
 
 
 def _options(uid: int, read_only: bool) -> str:

@@ -54,6 +54,9 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
         _check_users,
         _check_page,
         _check_firewall,
+        _check_volumes,
+        _check_registry,
+        _check_metrics,
         _check_charts,
     )
     return [problem for rule in rules for problem in rule(pillar)]
@@ -202,6 +205,10 @@ def _roles_of(body: Any) -> list[Any]:
 def _check_mirror(pillar: Mapping[str, Any]) -> list[str]:
     """Refuse a mirror that no node would hold."""
     nodes = pillar.get("nodes")
+    if get(pillar, "mirror", "enabled") is False and get(pillar, "mirror", "packages") is True:
+        return [
+            "mirror.packages: true needs the mirror; set mirror.enabled to true, or this to false"
+        ]
     if get(pillar, "mirror", "enabled") is not True or not isinstance(nodes, Mapping):
         return []
     if not nodes or any("storage" in _roles_of(body) for body in nodes.values()):
@@ -388,6 +395,205 @@ def _check_firewall(pillar: Mapping[str, Any]) -> list[str]:
                 f" are looked after; add {network}"
             )
     return problems
+
+
+def _check_volumes(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse volumes that nobody would hold, or that two would have."""
+    storage = get(pillar, "services", "storage")
+    volumes = get(storage, "volumes")
+    names = list(volumes) if isinstance(volumes, Mapping) else []
+    shared = get(pillar, "nfs", "volumes")
+    twice = [name for name in names if isinstance(shared, Mapping) and name in shared]
+    problems = [
+        f"services.storage.volumes.{name}: nfs.volumes has one of this name, and both would be one folder;"
+        " rename one of them"
+        for name in twice
+    ]
+    if "dynamic" in names:
+        problems.append(
+            "services.storage.volumes.dynamic: that is the folder of the volumes that are made on demand;"
+            " rename it"
+        )
+    claims: dict[Any, str] = {}
+    for name in names:
+        claim = get(volumes, name, "claim")
+        if isinstance(claim, str) and claim in claims:
+            problems.append(
+                f"services.storage.volumes.{name}.claim: {claim!r} is also that of {claims[claim]}; a claim"
+                " has one volume"
+            )
+        claims.setdefault(claim, name)
+    if get(storage, "enabled") is not True:
+        return problems
+    nodes = pillar.get("nodes")
+    if get(pillar, "nfs", "enabled") is False:
+        problems.append(
+            "services.storage.enabled: true needs the share; set nfs.enabled to true, or this to false"
+        )
+    elif (
+        isinstance(nodes, Mapping)
+        and nodes
+        and not any("storage" in _roles_of(b) for b in nodes.values())
+    ):
+        problems.append(
+            "services.storage.enabled: true needs a node with the share; give one roles: [storage]"
+        )
+    if get(storage, "dynamic", "enabled") is True and get(pillar, "nfs", "manage_mounts") is False:
+        problems.append(
+            "services.storage.dynamic.enabled: true needs nfs.manage_mounts: the driver mounts what the"
+            " storage node exports; set nfs.manage_mounts to true, or this to false"
+        )
+    return problems
+
+
+# Of kubernetes.service_network: the API server has its first address, the cluster's DNS its tenth
+_TAKEN_SERVICES = {0: "the network's own", 1: "the API server's", 10: "the cluster DNS's"}
+REGISTRY_CLAIM = "registry/registry"
+
+
+def registry_address(service_network: str) -> str:
+    """Return the address of the rack's registry among the services when the pillar names none.
+
+    service_network
+        ``kubernetes.service_network``. The fiftieth: Kubernetes hands out the low ones last.
+    """
+    network = ipaddress.IPv4Network(service_network)
+    return str(network[min(50, network.num_addresses - 2)])
+
+
+def _check_registry(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse a registry without a volume, an address, or a port of its own."""
+    registry, path = get(pillar, "services", "registry"), "services.registry"
+    problems = _check_registry_address(pillar, get(registry, "cluster_ip"))
+    elsewhere = get(pillar, "containerd", "registries")
+    own = f"localhost:{get(registry, 'port')}"
+    if isinstance(elsewhere, Mapping) and own in elsewhere:
+        problems.append(
+            f"containerd.registries.{own}: that is the rack's own registry"
+            f" ({path}.port); leave it out, or choose another port"
+        )
+    name = get(registry, "volume")
+    claim = get(pillar, "services", "storage", "volumes", str(name), "claim")
+    if claim is not None and claim != REGISTRY_CLAIM:
+        problems.append(
+            f"services.storage.volumes.{name}.claim: {_values.show(claim)} is not the registry's; leave it"
+            f" out, or name another volume in {path}.volume"
+        )
+    if get(registry, "enabled") is not True:
+        return problems
+    if get(pillar, "services", "storage", "enabled") is False:
+        problems.append(
+            f"{path}.enabled: true needs services.storage.enabled: true, for its volume"
+        )
+    volumes = get(pillar, "services", "storage", "volumes")
+    if isinstance(volumes, Mapping) and name not in volumes:
+        problems.append(
+            f"{path}.volume: there is no services.storage.volumes.{name}; write one, for example"
+            f" {name}: {{size: 50G}}"
+        )
+    return problems + _check_registry_port(pillar, get(registry, "port"))
+
+
+def _check_registry_address(pillar: Mapping[str, Any], ip: Any) -> list[str]:
+    network = _parse(pillar, "kubernetes", "service_network")
+    path = "services.registry.cluster_ip"
+    if ip is None or network is None or _values.address(path, ip):
+        return []
+    address = ipaddress.IPv4Address(ip)
+    if address not in network or address == network.broadcast_address:
+        return [
+            f"{path}: {ip!r} is no address of kubernetes.service_network {network}; use one of it"
+        ]
+    place = int(address) - int(network.network_address)
+    if place in _TAKEN_SERVICES:
+        return [f"{path}: {ip!r} is {_TAKEN_SERVICES[place]}; use another, or null"]
+    return []
+
+
+def _check_registry_port(pillar: Mapping[str, Any], port: Any) -> list[str]:
+    """Refuse the mirror's port on a storage node that runs pods: it listens on localhost, too."""
+    nodes = pillar.get("nodes")
+    if port in _values.TAKEN_PORTS:
+        return [
+            f"services.registry.port: {port} is the port of {_values.TAKEN_PORTS[port]}; choose another, 5000"
+            " is usual"
+        ]
+    if port != 5000 or not isinstance(nodes, Mapping):
+        return []
+    if get(pillar, "mirror", "enabled") is not True or get(pillar, "mirror", "listen") is not None:
+        return []
+    return [
+        f"services.registry.port: 5000 is the mirror's on {node_id}, which also runs pods; set mirror.listen"
+        f" to its address, or services.registry.port to another, for example 5001"
+        for node_id, body in nodes.items()
+        if "storage" in _roles_of(body)
+        and {"control_plane", "worker"} & set(map(str, _roles_of(body)))
+    ]
+
+
+def _check_metrics(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse figures without a place, boards without figures, and two services at one port."""
+    metrics, path = get(pillar, "services", "metrics"), "services.metrics"
+    problems = _check_node_ports(pillar)
+    if get(metrics, "enabled") is not True:
+        return problems
+    if get(metrics, "influxdb", "enabled") is False:
+        if get(metrics, "grafana", "enabled") is not False:
+            problems.append(
+                f"{path}.grafana.enabled: Grafana has nothing to show without InfluxDB; set it to false too,"
+                f" or {path}.influxdb.enabled to true"
+            )
+        return problems
+    return problems + _check_metrics_volume(pillar, get(metrics, "volume"))
+
+
+def _check_metrics_volume(pillar: Mapping[str, Any], name: Any) -> list[str]:
+    """Refuse a volume for InfluxDB that there is not, or that is another's."""
+    path = "services.metrics.volume"
+    if name is None:
+        return []
+    if get(pillar, "services", "storage", "enabled") is False:
+        return [
+            f"{path}: {_values.show(name)} needs services.storage.enabled: true; or write null, and the"
+            " figures go with their pod"
+        ]
+    volumes = get(pillar, "services", "storage", "volumes")
+    if isinstance(volumes, Mapping) and name not in volumes:
+        return [
+            f"{path}: there is no services.storage.volumes.{name}; write one, for example"
+            f" {name}: {{size: 20G}}, or null here, and the figures go with their pod"
+        ]
+    registry = get(pillar, "services", "registry")
+    claim = get(pillar, "services", "storage", "volumes", str(name), "claim")
+    if claim not in (None, f"metrics/{name}") or name == get(registry, "volume"):
+        return [f"{path}: {_values.show(name)} is another's; use one of its own"]
+    return []
+
+
+def _check_node_ports(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse two services at one port of the nodes."""
+    wanted = {
+        "services.registry.lan.port": (
+            get(pillar, "services", "registry", "lan", "port"),
+            get(pillar, "services", "registry", "lan", "enabled"),
+        ),
+        "services.metrics.grafana.node_port": (
+            get(pillar, "services", "metrics", "grafana", "node_port"),
+            get(pillar, "services", "metrics", "enabled"),
+        ),
+        "services.dashboard.node_port": (
+            get(pillar, "services", "dashboard", "node_port"),
+            get(pillar, "services", "dashboard", "enabled"),
+        ),
+    }
+    owners: dict[Any, str] = {}
+    problems = []
+    for path, (port, on) in wanted.items():
+        if port is None or on is not True:
+            continue
+        if port in owners:
+            problems.append(f"{path}: {port} is also {owners[port]}; give each a port of its own")
+        owners.setdefault(port, path)
 
 
 def _check_charts(pillar: Mapping[str, Any]) -> list[str]:

@@ -262,7 +262,17 @@ SCHEMA: dict[str, Any] = {
                 what="names of checks",
             ),
             "kubelet": Key(
-                "mapping", {}, "laid over our KubeletConfiguration, for example {maxPods: 50}"
+                "mapping",
+                {},
+                "laid over our KubeletConfiguration, for example {maxPods: 50}; members take it over"
+                " at their next state.apply",
+                used="_modules/kubeadm.py _modules/kubelet.py",
+            ),
+            "kubelet_args": Key(
+                "kubelet-args",
+                {},
+                "flags of kubelet that its configuration has no key for, for example {v: 2}",
+                used="_modules/kubelet.py",
             ),
             "kube_proxy": Key("mapping", {}, "laid over our KubeProxyConfiguration"),
             "ticket_ttl": Key(
@@ -315,6 +325,63 @@ SCHEMA: dict[str, Any] = {
                 "the address to serve on; null: all of the storage node's",
                 null=True,
                 used="salt/mirror/files.sls salt/mirror/registry.sls",
+            ),
+            "packages": Key(
+                "yes-no",
+                False,
+                "true: the nodes take Debian's packages from it instead of the internet, as far as"
+                " `salt-run mirror.sync` has fetched them",
+                used="salt/mirror/client.sls",
+            ),
+            "upstream": Group(
+                "where `salt-run mirror.sync` takes from what it puts into the mirror. {minor}"
+                " becomes for example 1.34. See docs/mirror.md",
+                used="_runners/mirror.py",
+                keys={
+                    "debian": Key(
+                        "list",
+                        [],
+                        "apt sources, a line each, for example"
+                        ' ["deb http://deb.debian.org/debian bookworm main"]; none: those of the'
+                        " storage node",
+                        of=Key("apt-line"),
+                        what="apt sources",
+                    ),
+                    "kubernetes": Key(
+                        "url-of-minor",
+                        "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/",
+                        "the apt repository of Kubernetes",
+                    ),
+                    "kubernetes_suite": Key("apt-suite", "/", "its suite"),
+                    "kubernetes_key": Key(
+                        "url-of-minor",
+                        "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/Release.key",
+                        "its signing key",
+                    ),
+                    "kubernetes_key_sha256": Key(
+                        "sha256",
+                        None,
+                        "SHA-256 of that key in hex; null: trust what the URL gives on first use",
+                        null=True,
+                    ),
+                    "image_repository": Key(
+                        "image-repository", "registry.k8s.io", "where kubeadm's images are"
+                    ),
+                    "registries": Table(
+                        "registry-host",
+                        "host",
+                        "other places to copy images from, by the registry's name, as"
+                        " containerd.registries",
+                        keys={
+                            "endpoint": Key(
+                                "url",
+                                meaning="the URL to copy from",
+                                required="write the URL to copy from, for example"
+                                " http://192.168.1.10:5000",
+                            )
+                        },
+                    ),
+                },
             ),
         },
     ),
@@ -439,24 +506,232 @@ SCHEMA: dict[str, Any] = {
         " when it is turned off again is its data. See docs/services.md",
         keys={
             "storage": Group(
-                "Volumes on the share, for pods that ask for one",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether pods get volumes on the share")},
+                "Volumes on the share, for pods that ask for one. See docs/services.md",
+                used="salt/services/init.sls _modules/volumes.py",
+                keys={
+                    "enabled": Key("yes-no", False, "whether pods get volumes on the share"),
+                    "volumes": Table(
+                        "object-name",
+                        "name",
+                        "a folder <nfs.path>/volumes/<name> each, and a PersistentVolume of that name, for"
+                        " example registry: {size: 50G}",
+                        used="_modules/volumes.py _modules/nfs.py",
+                        example="registry: {size: 50G}",
+                        keys={
+                            "size": Key(
+                                "size",
+                                meaning="what claims are told that it holds; nothing stops a pod from"
+                                " writing more",
+                                required="write what it may hold, for example 10G",
+                            ),
+                            "access": Key(
+                                "list",
+                                meaning="how claims may ask for it; [ReadWriteOnce, ReadWriteMany] if"
+                                " left out",
+                                of=Key(
+                                    "choice",
+                                    choices=("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany"),
+                                    what="access mode",
+                                ),
+                                what="access modes",
+                                empty=False,
+                            ),
+                            "claim": Key(
+                                "namespaced-name",
+                                meaning="the only claim that may have it, as namespace/name; any claim if"
+                                " left out",
+                                null=True,
+                            ),
+                            "owner": Key(
+                                "number",
+                                meaning="the user, by number, that everything in it belongs to, and that"
+                                " the pod runs as; 100000 if left out",
+                                least=1,
+                                most=2147483647,
+                            ),
+                        },
+                    ),
+                    "dynamic": Group(
+                        "volumes that are made when a claim asks for one, by csi-driver-nfs, as the default"
+                        " StorageClass `share`. Needs nfs.manage_mounts",
+                        keys={
+                            "enabled": Key("yes-no", False, "whether they are"),
+                            "on_delete": Key(
+                                "choice",
+                                "archive",
+                                "what becomes of the data when its claim is deleted. archive: its folder"
+                                " is renamed archived-...; delete: it is deleted",
+                                choices=("archive", "delete"),
+                                what="way to go",
+                            ),
+                            "driver_image": Key(
+                                "image",
+                                "registry.k8s.io/sig-storage/nfsplugin:v4.13.5",
+                                "csi-driver-nfs",
+                            ),
+                            "provisioner_image": Key(
+                                "image",
+                                "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0",
+                                "what watches claims",
+                            ),
+                            "registrar_image": Key(
+                                "image",
+                                "registry.k8s.io/sig-storage/csi-node-driver-registrar:v2.17.0",
+                                "what tells kubelet of the driver",
+                            ),
+                        },
+                    ),
+                },
             ),
             "registry": Group(
-                "A registry of the rack's own: docker push localhost:5000/... on every node",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether there is one")},
+                "A registry of the rack's own: docker push localhost:5000/... on every node. See"
+                " docs/services.md",
+                used="salt/services/init.sls _modules/rack_registry.py",
+                keys={
+                    "enabled": Key(
+                        "yes-no",
+                        False,
+                        "whether there is one; needs services.storage with its volume",
+                        used="salt/services/init.sls salt/services/nodes.sls _modules/rack_registry.py",
+                    ),
+                    "image": Key("image", "docker.io/library/registry:2.8.3", "what runs"),
+                    "volume": Key(
+                        "object-name",
+                        "registry",
+                        "which of services.storage.volumes has the images",
+                    ),
+                    "port": Key(
+                        "number",
+                        5000,
+                        "where it answers on each node, on localhost only",
+                        used="salt/services/registry/node.sls salt/services/registry/node_absent.sls",
+                        least=1024,
+                        most=65535,
+                    ),
+                    "cluster_ip": Key(
+                        "address",
+                        None,
+                        "its address in kubernetes.service_network; null: the fiftieth, or the last of a"
+                        " smaller one",
+                        null=True,
+                    ),
+                    "collect": Key(
+                        "timer",
+                        "Sun 03:30",
+                        "when what no image needs any more is deleted (systemd's OnCalendar); the registry"
+                        " is away for as long as that takes. null: never",
+                        null=True,
+                        used="salt/services/registry/collected.sls",
+                    ),
+                    "collect_untagged": Key(
+                        "yes-no",
+                        False,
+                        "true: also images whose tag was pushed anew. Registries before 3.0 then also"
+                        " delete the parts of images for several architectures",
+                    ),
+                    "lan": Group(
+                        "the registry for other machines of your network, by TLS on each node's address."
+                        " Certificate, key and passwords are in a Secret that you make",
+                        keys={
+                            "enabled": Key(
+                                "yes-no",
+                                False,
+                                "whether they may",
+                                used="salt/services/registry/init.sls _modules/rack_registry.py",
+                            ),
+                            "port": Key("number", 30500, "its NodePort", least=30000, most=32767),
+                            "password": Key(
+                                "yes-no",
+                                True,
+                                "false: without name and password, for whoever reaches the port",
+                            ),
+                        },
+                    ),
+                },
             ),
             "metrics": Group(
-                "What the nodes and pods use: kubectl top, InfluxDB, Grafana",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether it is measured")},
+                "What the nodes and pods use: kubectl top, InfluxDB, Grafana. See docs/services/metrics.md",
+                used="salt/services/init.sls salt/services/metrics _modules/metrics.py",
+                keys={
+                    "enabled": Key("yes-no", False, "whether it is measured"),
+                    "interval": Key(
+                        "number",
+                        30,
+                        "seconds from one measurement to the next",
+                        least=10,
+                        most=300,
+                    ),
+                    "retention_days": Key(
+                        "number", 90, "days that figures are kept", least=1, most=3650
+                    ),
+                    "volume": Key(
+                        "object-name",
+                        "influxdb",
+                        "the volume of services.storage with InfluxDB's data; null: on the disk of the node"
+                        " that it runs on, and gone with its pod",
+                        null=True,
+                    ),
+                    "influxdb": Group(
+                        "The database of figures, and the collector that fills it",
+                        keys={
+                            "enabled": Key(
+                                "yes-no",
+                                True,
+                                "false: only the exporters on the nodes, for a Prometheus of your own",
+                            ),
+                            "image": Key(
+                                "image", "docker.io/library/influxdb:1.8.10", "InfluxDB 1"
+                            ),
+                            "collector_image": Key(
+                                "image",
+                                "quay.io/prometheus/prometheus:v2.55.1",
+                                "Prometheus 2, as agent",
+                            ),
+                        },
+                    ),
+                    "grafana": Group(
+                        "The figures as boards in a browser",
+                        keys={
+                            "enabled": Key("yes-no", True, "whether there is one; needs influxdb"),
+                            "image": Key("image", "docker.io/grafana/grafana:12.1.1", "Grafana"),
+                            "node_port": Key(
+                                "number",
+                                None,
+                                "port on each node at which it answers; null: only by kubectl port-forward",
+                                null=True,
+                                least=30000,
+                                most=32767,
+                            ),
+                        },
+                    ),
+                    "metrics_server": Group(
+                        "kubectl top, and autoscaling",
+                        keys={
+                            "enabled": Key("yes-no", True, "whether there is one"),
+                            "image": Key(
+                                "image",
+                                "registry.k8s.io/metrics-server/metrics-server:v0.8.0",
+                                "metrics-server",
+                            ),
+                        },
+                    ),
+                },
             ),
             "dashboard": Group(
-                "Headlamp: the cluster in a browser",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether there is one")},
+                "Headlamp: the cluster in a browser. See docs/services/dashboard.md",
+                used="salt/services/init.sls salt/services/dashboard",
+                keys={
+                    "enabled": Key("yes-no", False, "whether there is one"),
+                    "image": Key("image", "ghcr.io/headlamp-k8s/headlamp:v0.43.0", "Headlamp"),
+                    "node_port": Key(
+                        "number",
+                        None,
+                        "port on each node at which it answers; null: only by kubectl port-forward",
+                        null=True,
+                        least=30000,
+                        most=32767,
+                    ),
+                },
             ),
             "ingress": Group(
                 "Traefik: web services by their names, on the nodes' own addresses",

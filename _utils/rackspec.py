@@ -212,6 +212,29 @@ def share_uid(minion_id: str | None) -> int:
     return _SHARE_UID + 1 + int.from_bytes(digest[:8], "big") % _SHARE_UIDS
 
 
+def registry_address(pillar: Mapping[str, Any]) -> str:
+    """Return the address among the services that the rack's registry has.
+
+    pillar
+        The whole pillar, defaults merged.
+    """
+    said = pillar["services"]["registry"]["cluster_ip"]
+    found: str = said or _rules.registry_address(pillar["kubernetes"]["service_network"])
+    return found
+
+
+def registry_claim(pillar: Mapping[str, Any], volume: str) -> str | None:
+    """Return the claim of the rack's registry if a volume is its own, else None.
+
+    pillar
+        The whole pillar, defaults merged.
+    volume
+        One of ``services.storage.volumes``.
+    """
+    own = volume == pillar["services"]["registry"]["volume"]
+    return str(_rules.REGISTRY_CLAIM) if own else None
+
+
 def load(pillar: Mapping[str, Any]) -> Rack:
     """Return the rack that ``pillar`` describes.
 

@@ -459,6 +459,33 @@ def _config_txt(path: str, value: Any, _: Any) -> list[str]:
     return problems
 
 
+# What kubeadm and the states give; another one would take the node out of its cluster.
+_KUBELETS_OWN = (
+    "bootstrap-kubeconfig", "config", "container-runtime", "container-runtime-endpoint", "hostname-override",
+    "kubeconfig", "node-ip",
+)  # fmt: skip
+
+
+def _kubelet_args(path: str, value: Any, _: Any) -> list[str]:
+    """Check flags of kubelet: ``{v: 2, node-labels: disk=ssd}``."""
+    problems = mapping(path, value)
+    for name, given in value.items() if not problems else ():
+        here = join(path, name)
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            problems.append(
+                f"{here}: {show(name)} is no flag; write its name without dashes before it"
+            )
+        elif name in _KUBELETS_OWN:
+            problems.append(f"{here}: kubeadm and the states give this flag; leave it out")
+        plain = isinstance(given, str | int | bool)
+        if not plain or not re.fullmatch(r"[A-Za-z0-9_.,:=/<>@%+-]{0,400}", str(given)):
+            problems.append(
+                f"{here}: {show(given)} is no value of a flag; write a number, true, false or text without"
+                " spaces and quotes"
+            )
+    return problems
+
+
 # ---- kinds of names, of which the user has many --------------------------------------------------
 
 
@@ -512,6 +539,11 @@ KINDS = {
     # where things come from
     "url": Kind(_url, "a URL, like http://192.168.1.10/apt"),
     "url-of-minor": Kind(_url_of_minor, "a URL, in which {minor} becomes for example 1.34"),
+    "apt-line": _pattern(
+        r"deb (\[[A-Za-z0-9 =/._,-]+\] )?[a-z]+:/[^\s\"'\\]+( [A-Za-z0-9._/-]+)+",
+        "apt source on one line",
+        '"deb http://deb.debian.org/debian bookworm main"',
+    ),
     "apt-suite": _pattern(r"[A-Za-z0-9._/-]+", "suite of an apt repository", '"/"'),
     "sha256": _pattern(
         r"[0-9a-f]{64}", "SHA-256 in hex", "64 digits, or null", "a SHA-256, 64 digits in hex"
@@ -528,6 +560,14 @@ KINDS = {
         "registry.k8s.io",
     ),
     # Kubernetes
+    "object-name": _pattern(
+        _LABEL, "name of an object (lower-case letters, digits, -)", "postgresql"
+    ),
+    "namespaced-name": _pattern(
+        rf"{_LABEL}/{_LABEL}",
+        "namespace and name (of lower-case letters, digits, -)",
+        "default/data",
+    ),
     "kubernetes-version": Kind(
         _version, f"an exact version in quotes, of {', '.join(KUBERNETES_MINORS)}"
     ),
@@ -580,11 +620,17 @@ KINDS = {
     "log-size": _pattern(r"[1-9][0-9]{0,5}[kmg]", "size of a log file", "10m"),
     "volume-name": Kind(_volume_name, "a name of lower-case letters, digits, _ and -"),
     # a node's system
+    "timer": _pattern(
+        r"[A-Za-z0-9*~.,:/-]+( [A-Za-z0-9*~.,:/-]+){0,3}",
+        "time as systemd's timers have it (see `systemd-analyze calendar`)",
+        '"Sun 03:30"',
+    ),
     "package": _pattern(r"[a-z0-9][a-z0-9+.-]+", "name of a Debian package", "htop"),
     "host": _pattern(
         r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "host name or address (lower case)", "192.168.1.1"
     ),
     "journal-size": _pattern(r"[1-9][0-9]{0,4}[MG]", "size of a journal", "64M"),
+    "kubelet-args": Kind(_kubelet_args, "a mapping of flags to numbers, text, true or false"),
     "config-txt": Kind(_config_txt, "a mapping of names to numbers, text or lists of those"),
     # people and places
     "user-name": _pattern(r"[a-z_][a-z0-9_-]{0,31}", "name of a user", "pi"),

@@ -95,9 +95,8 @@ def bring_up_master(rack: Rack, built: Artifacts, progress: Progress) -> None:
     new = MASTER not in rack.nodes
     if new:
         with progress.step(f"{MASTER}: boot") as step:
-            share, target = rack.share(MASTER)
             mounts = {
-                built.mirror: f"{MIRROR}:ro", rack.boot_partition(MASTER): BOOT, share: target,
+                built.mirror: f"{MIRROR}:ro", rack.boot_partition(MASTER): BOOT, **rack.share(MASTER),
             }  # fmt: skip
             node = rack.add(MASTER, mounts)
             # It is the mirror: its own packages come from its disk.
@@ -145,8 +144,7 @@ def plug(rack: Rack, name: str, progress: Progress, *, role: str | None = None) 
         _name_in_pillar(rack, name, role)
     with progress.step(f"{name}: card") as step:
         boot = rack.boot_partition(name)
-        share, target = rack.share(name)
-        node = rack.add(name, {boot: BOOT, share: target})
+        node = rack.add(name, {boot: BOOT, **rack.share(name)})
         _set_apt_source(rack, node, f"http://{rack.master_ip}")
         write_card(rack, name, boot)
         _mark(rack, name, "card", step.seconds)

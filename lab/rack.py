@@ -25,10 +25,11 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 REPO = "/srv/saltberry/repo"
 MIRROR = "/srv/saltberry/mirror"
 BOOT = "/boot/firmware"
-# Where nfs1 keeps the share, and where another node has its folder of it: nfs.path and nfs.mount of
-# the pillar's defaults.
+# Where nfs1 keeps the share, and where another node has its folder of it and the volumes: nfs.path and
+# nfs.mount of the pillar's defaults.
 SHARE = "/srv/nfs"
 OWN_FOLDER = "/srv/share/node"
+VOLUMES = "/srv/share/volumes"
 MASTER = "nfs1"
 CONTROL_PLANE = "cp1"
 ROLES = ("worker", "control_plane")
@@ -197,16 +198,18 @@ class Rack:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def share(self, node: str) -> tuple[Path, str]:
-        """The share's folder on this machine that the node sees, and where it sees it.
+    def share(self, node: str) -> dict[Path, str]:
+        """The share's folders on this machine that the node sees, and where it sees them.
 
         The machine's kernel may have no NFS, so the lab brings the share by bind mounts: to nfs1 the
-        whole, to each other node its own folder, as the exports would.
+        whole, to each other node its own folder and the volumes, as exports and kubelet would.
         """
         whole = self.directory / "share"
-        path, target = (whole, SHARE) if node == MASTER else (whole / "nodes" / node, OWN_FOLDER)
-        path.mkdir(parents=True, exist_ok=True)
-        return path, target
+        own = {whole / "nodes" / node: OWN_FOLDER, whole / "volumes": VOLUMES}
+        seen = {whole: SHARE} if node == MASTER else own
+        for path in seen:
+            path.mkdir(parents=True, exist_ok=True)
+        return seen
 
     # -- what Salt says -----------------------------------------------------------------------
 

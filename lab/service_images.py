@@ -9,6 +9,7 @@ needs them is only checked (docs/services.md says which).
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -30,8 +31,11 @@ PACKAGES = (
     "postgresql",
     "prometheus",
 )
-_SCHEMA = Path(__file__).resolve().parents[1] / "_utils/rackschema.py"
+_REPO = Path(__file__).resolve().parents[1]
+_SCHEMA = _REPO / "_utils/rackschema.py"
+_EXAMPLES = _REPO / "docs/examples"
 
+_POSTGRES_PROGRAMS = ("initdb", "pg_ctl", "pg_isready", "postgres", "psql")
 # What there is beside each program: a shell, and the users it may run as
 _SHELL = "/bin/busybox"
 _RECIPES: Mapping[str, dict[str, Any]] = {
@@ -64,11 +68,39 @@ _RECIPES: Mapping[str, dict[str, Any]] = {
             "/etc/nginx/conf.d/default.conf": "server {\n  listen 80;\n"
             "  root /usr/share/nginx/html;\n}\n",
             "/usr/share/nginx/html/index.html": "<h1>nginx</h1>\n",
+            # whom its workers run as
+            "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+            "/etc/group": "root:x:0:\nnogroup:x:65534:\nnobody:x:65534:\n",
         },
         "folders": ("/var/log/nginx", "/var/lib/nginx", "/var/cache/nginx", "/run", "/etc/nginx"),
         "entrypoint": ("/usr/sbin/nginx",),
         "command": ("-g", "daemon off;"),
         "check": ("/usr/sbin/nginx", "-v"),
+    },
+    "postgres": {
+        "debian": (
+            *(f"/usr/lib/postgresql/15/bin/{name}" for name in _POSTGRES_PROGRAMS),
+            # of the libraries only what a new database has; LLVM's alone would be 100 MB
+            *(f"/usr/lib/postgresql/15/lib/{name}.so" for name in ("dict_snowball", "plpgsql")),
+            "/usr/share/postgresql/15",
+            "/usr/share/zoneinfo/Etc",
+            "/usr/share/zoneinfo/UTC",
+        ),
+        "links": {
+            f"/usr/bin/{name}": f"/usr/lib/postgresql/15/bin/{name}" for name in _POSTGRES_PROGRAMS
+        },
+        "files": {
+            "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n"
+            "postgres:x:999:999::/var/lib/postgresql:/bin/sh\n",
+            "/etc/group": "root:x:0:\npostgres:x:999:\n",
+            "/usr/local/bin/docker-entrypoint.sh": (
+                Path(__file__).parent / "services/postgres-entrypoint.sh"
+            ).read_text(),
+        },
+        "folders": ("/var/lib/postgresql/data", "/var/run/postgresql"),
+        "entrypoint": ("/usr/local/bin/docker-entrypoint.sh",),
+        "command": ("postgres",),
+        "check": ("/usr/bin/postgres", "--version"),
     },
 }
 
@@ -90,9 +122,9 @@ def root(store: Store, debian: Debian) -> Box:
 
 
 def definitions() -> list[Image]:
-    """Those images of the settings' defaults that can be made here."""
+    """Those images of the settings' defaults, and of the examples, that can be made here."""
     made = []
-    for name in dict.fromkeys(_named(_schema().SCHEMA["services"])):
+    for name in dict.fromkeys([*_named(_schema().SCHEMA["services"]), *_of_examples()]):
         short = path(name)
         recipe = _RECIPES.get(short.rpartition("/")[2].partition(":")[0])
         if recipe:
@@ -113,6 +145,12 @@ def _named(part: Any) -> Iterator[str]:
         yield part.default
     for below in getattr(part, "keys", {}).values() if hasattr(part, "keys") else ():
         yield from _named(below)
+
+
+def _of_examples() -> list[str]:
+    """All images that docs/examples names."""
+    texts = [file.read_text() for file in sorted(_EXAMPLES.glob("*.yaml"))]
+    return re.findall(r"^ +(?:- )?image: (\S+)$", "\n".join(texts), re.MULTILINE)
 
 
 def _schema() -> ModuleType:

@@ -53,7 +53,10 @@ kubernetes:
     key_url: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/Release.key"  # its signing key
     key_sha256: null  # SHA-256 of that key in hex; null: trust what the URL gives on first use
   ignore_preflight_errors: []  # checks that kubeadm shall only warn about, for example [NumCPU]
-  kubelet: {}  # laid over our KubeletConfiguration, for example {maxPods: 50}
+  # laid over our KubeletConfiguration, for example {maxPods: 50}; members take it over at their
+  # next state.apply
+  kubelet: {}
+  kubelet_args: {}  # flags of kubelet that its configuration has no key for, for example {v: 2}
   kube_proxy: {}  # laid over our KubeProxyConfiguration
   ticket_ttl: 600  # seconds that a node has to join, from the moment its ticket is made
 
@@ -70,6 +73,24 @@ containerd:
 mirror:
   enabled: true  # whether there is one
   listen: null  # the address to serve on; null: all of the storage node's
+  # true: the nodes take Debian's packages from it instead of the internet, as far as `salt-run
+  # mirror.sync` has fetched them
+  packages: false
+  # where `salt-run mirror.sync` takes from what it puts into the mirror. {minor} becomes for
+  # example 1.34. See docs/mirror.md
+  upstream:
+    # apt sources, a line each, for example ["deb http://deb.debian.org/debian bookworm main"];
+    # none: those of the storage node
+    debian: []
+    # the apt repository of Kubernetes
+    kubernetes: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/"
+    kubernetes_suite: "/"  # its suite
+    kubernetes_key: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/Release.key"  # its signing key
+    # SHA-256 of that key in hex; null: trust what the URL gives on first use
+    kubernetes_key_sha256: null
+    image_repository: registry.k8s.io  # where kubeadm's images are
+    # other places to copy images from, by the registry's name, as containerd.registries
+    registries: {}
 
 # The share: the storage node's disk, served to the others over NFS. See docs/nfs.md
 nfs:
@@ -108,18 +129,70 @@ docker:
 # What runs in the cluster for people. Each is off until you say enabled: true, and what it leaves
 # when it is turned off again is its data. See docs/services.md
 services:
-  # Volumes on the share, for pods that ask for one
+  # Volumes on the share, for pods that ask for one. See docs/services.md
   storage:
     enabled: false  # whether pods get volumes on the share
-  # A registry of the rack's own: docker push localhost:5000/... on every node
+    # a folder <nfs.path>/volumes/<name> each, and a PersistentVolume of that name, for example
+    # registry: {size: 50G}
+    volumes: {}
+    # volumes that are made when a claim asks for one, by csi-driver-nfs, as the default
+    # StorageClass `share`. Needs nfs.manage_mounts
+    dynamic:
+      enabled: false  # whether they are
+      # what becomes of the data when its claim is deleted. archive: its folder is renamed
+      # archived-...; delete: it is deleted
+      on_delete: archive
+      driver_image: "registry.k8s.io/sig-storage/nfsplugin:v4.13.5"  # csi-driver-nfs
+      provisioner_image: "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0"  # what watches claims
+      # what tells kubelet of the driver
+      registrar_image: "registry.k8s.io/sig-storage/csi-node-driver-registrar:v2.17.0"
+  # A registry of the rack's own: docker push localhost:5000/... on every node. See docs/services.md
   registry:
-    enabled: false  # whether there is one
-  # What the nodes and pods use: kubectl top, InfluxDB, Grafana
+    enabled: false  # whether there is one; needs services.storage with its volume
+    image: "docker.io/library/registry:2.8.3"  # what runs
+    volume: registry  # which of services.storage.volumes has the images
+    port: 5000  # where it answers on each node, on localhost only
+    # its address in kubernetes.service_network; null: the fiftieth, or the last of a smaller one
+    cluster_ip: null
+    # when what no image needs any more is deleted (systemd's OnCalendar); the registry is away for
+    # as long as that takes. null: never
+    collect: "Sun 03:30"
+    # true: also images whose tag was pushed anew. Registries before 3.0 then also delete the parts
+    # of images for several architectures
+    collect_untagged: false
+    # the registry for other machines of your network, by TLS on each node's address. Certificate,
+    # key and passwords are in a Secret that you make
+    lan:
+      enabled: false  # whether they may
+      port: 30500  # its NodePort
+      password: true  # false: without name and password, for whoever reaches the port
+  # What the nodes and pods use: kubectl top, InfluxDB, Grafana. See docs/services/metrics.md
   metrics:
     enabled: false  # whether it is measured
-  # Headlamp: the cluster in a browser
+    interval: 30  # seconds from one measurement to the next
+    retention_days: 90  # days that figures are kept
+    # the volume of services.storage with InfluxDB's data; null: on the disk of the node that it
+    # runs on, and gone with its pod
+    volume: influxdb
+    # The database of figures, and the collector that fills it
+    influxdb:
+      enabled: true  # false: only the exporters on the nodes, for a Prometheus of your own
+      image: "docker.io/library/influxdb:1.8.10"  # InfluxDB 1
+      collector_image: "quay.io/prometheus/prometheus:v2.55.1"  # Prometheus 2, as agent
+    # The figures as boards in a browser
+    grafana:
+      enabled: true  # whether there is one; needs influxdb
+      image: "docker.io/grafana/grafana:12.1.1"  # Grafana
+      node_port: null  # port on each node at which it answers; null: only by kubectl port-forward
+    # kubectl top, and autoscaling
+    metrics_server:
+      enabled: true  # whether there is one
+      image: "registry.k8s.io/metrics-server/metrics-server:v0.8.0"  # metrics-server
+  # Headlamp: the cluster in a browser. See docs/services/dashboard.md
   dashboard:
     enabled: false  # whether there is one
+    image: "ghcr.io/headlamp-k8s/headlamp:v0.43.0"  # Headlamp
+    node_port: null  # port on each node at which it answers; null: only by kubectl port-forward
   # Traefik: web services by their names, on the nodes' own addresses
   ingress:
     enabled: false  # whether there is one

@@ -1,5 +1,7 @@
 # A node that runs pods.
 include:
+  # Where packages come from, before any is installed
+  - mirror.client
   - base
   # The engines' disk before the engines, their data where it belongs before they are used.
   - nfs.client
@@ -22,5 +24,7 @@ include:
   - kubernetes
   - kubeadm.joined
   - cni
+  # After the join, which writes what it keeps.
+  - kubelet
   - services.nodes
   - salt_minion

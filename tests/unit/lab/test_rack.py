@@ -56,10 +56,11 @@ def test_the_share_lies_where_the_pillar_has_it_and_no_node_sees_anothers_folder
     rack: Rack,
 ) -> None:
     share = yaml.safe_load((REPO / "pillar/defaults.sls").read_text())["nfs"]
-    whole, where = rack.share("nfs1")
+    ((whole, where),) = rack.share("nfs1").items()
     assert where == share["path"]
-    first, second = (rack.share(node) for node in ("pi-01", "pi-02"))
-    assert first[1] == second[1] == f"{share['mount']}/node"
-    assert first[0] == whole / "nodes/pi-01"
-    assert first[0] != second[0]
-    assert first[0].is_dir()
+    for node in ("pi-01", "pi-02"):
+        assert rack.share(node) == {
+            whole / "nodes" / node: f"{share['mount']}/node",
+            whole / "volumes": f"{share['mount']}/volumes",
+        }
+        assert (whole / "nodes" / node).is_dir()

@@ -81,6 +81,15 @@ class Api:
         )
         return done.stdout
 
+    def dry_run(self, manifests: str) -> None:
+        """Have the API server judge manifests; fail with its words."""
+        done = subprocess.run(
+            [str(BINARIES / "kubectl"), f"--kubeconfig={self.etc}/admin.conf", "apply",
+             "--server-side", "--dry-run=server", "-f", "-"],
+            input=manifests, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
 
 def _kubeadm(*arguments: str) -> None:
     subprocess.run(
@@ -136,6 +145,8 @@ def _apiserver_argv(pki: Path, host: str, port: int, etcd_port: int) -> list[str
         f"--bind-address={host}",
         f"--advertise-address={host}",
         "--authorization-mode=Node,RBAC",
+        # as kubeadm has it
+        "--allow-privileged=true",
         "--enable-bootstrap-token-auth=true",
         f"--client-ca-file={pki}/ca.crt",
         f"--tls-cert-file={pki}/apiserver.crt",

@@ -155,7 +155,9 @@ def test_a_kernel_without_vxlan_is_told_in_the_preflight(
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube_api.Api]:
-    with kube_api.running(tmp_path_factory.mktemp("api"), ("daemonset", "serviceaccount-token")) as running:
+    with kube_api.running(
+        tmp_path_factory.mktemp("api"), ("daemonset", "serviceaccount-token")
+    ) as running:
         yield running
 
 
