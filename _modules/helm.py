@@ -59,6 +59,9 @@ _NOT_YET = re.compile(r"no matches for kind|namespaces? .* not found|ensure CRDs
 def wanted() -> dict[str, dict[str, Any]]:
     """Return the releases that the pillar wants, by name, with all their settings.
 
+    Those below ``helm.releases``, and those that services bring: what consists of an operator with kinds of
+    its own comes by the chart of those who make it.
+
     CLI Example:
 
     .. code-block:: bash
@@ -69,8 +72,52 @@ def wanted() -> dict[str, dict[str, Any]]:
         "namespace": "default", "chart": None, "repo": None, "oci": None, "file": None,
         "version": None, "plain_http": False, "values": {}, "values_from": None, "timeout": 300,
     }  # fmt: skip
-    releases = (__pillar__.get("helm") or {}).get("releases") or {}
+    named = (__pillar__.get("helm") or {}).get("releases") or {}
+    releases = {**_of_services(__pillar__.get("services") or {}), **named}
     return {name: {**defaults, **(body or {})} for name, body in releases.items()}
+
+
+def _of_services(services: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The releases that services bring, with what makes them fit on Pis."""
+    found: dict[str, dict[str, Any]] = {}
+    ingress, certificates = services.get("ingress") or {}, services.get("certificates") or {}
+    if ingress.get("enabled") and ingress.get("load_balancer") == "metallb":
+        found["metallb"] = {
+            "namespace": "metallb-system",
+            "repo": ingress["metallb_repo"],
+            "chart": "metallb",
+            "version": ingress["metallb_version"],
+            "timeout": 600,
+            "values": {
+                # On one switch no router is told anything
+                "frrk8s": {"enabled": False},
+                "speaker": {"frr": {"enabled": False}, "resources": _small(32, 96)},
+                "controller": {"resources": _small(32, 96)},
+            },
+        }
+    if certificates.get("enabled"):
+        found["cert-manager"] = {
+            "namespace": "cert-manager",
+            "oci": certificates["chart"],
+            "version": certificates["version"],
+            "timeout": 600,
+            "values": {
+                "crds": {"enabled": True, "keep": False},
+                # A Job that waits for the others to be up, as is done here, too
+                "startupapicheck": {"enabled": False},
+                "prometheus": {"enabled": False},
+                "resources": _small(48, 192),
+                "cainjector": {"resources": _small(48, 192)},
+                "webhook": {"resources": _small(24, 96)},
+            },
+        }
+    return found
+
+
+def _small(request: int, limit: int) -> dict[str, Any]:
+    return {
+        "requests": {"cpu": "10m", "memory": f"{request}Mi"}, "limits": {"memory": f"{limit}Mi"}
+    }  # fmt: skip
 
 
 def _settings(name: str) -> dict[str, Any]:

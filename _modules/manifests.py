@@ -50,6 +50,7 @@ _SEEN = "manifests.managed"  # in __context__
 # Where a service's objects are looked for: in the order in which they are deleted.
 KINDS = (
     "ingresses.networking.k8s.io",
+    "ingressclasses.networking.k8s.io",
     "networkpolicies.networking.k8s.io",
     "cronjobs.batch",
     "jobs.batch",
@@ -264,6 +265,7 @@ def plan(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
     todo = dict.fromkeys((_key(each) for each in objects), "new")
     # A namespace that is not there yet cannot be asked about what is in it.
     askable = [each for each in objects if not _namespace_is_new(each, objects, there)]
+    askable = _of_known_kinds(askable)
     strangers = [each for each in askable if _key(each) not in there]
     there |= {_key(each): each for each in _live(strangers)}
     for result in _server_side(askable, "--dry-run=server"):
@@ -272,6 +274,25 @@ def plan(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
             todo[key] = _difference(there[key], result) or _keys_to_make(result)
     gone = {key for key in there.keys() - todo.keys() if not _is_kept(there[key])}
     return {key: what for key, what in todo.items() if what} | dict.fromkeys(sorted(gone), "gone")
+
+
+def _of_known_kinds(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those whose kind the cluster has: what an operator brings, it has only when that is there."""
+    if all(_is_builtin(each) for each in objects):
+        return objects
+    done = __utils__["kube_programs.kubectl"](
+        "api-resources", "--no-headers", "--output=name", kubeconfig=ADMIN_CONF
+    )
+    groups = {line.strip().partition(".")[2] for line in done.stdout.splitlines()}
+    return [each for each in objects if _is_builtin(each) or _group(each) in groups]
+
+
+def _group(each: Mapping[str, Any]) -> str:
+    return str(each["apiVersion"]).rpartition("/")[0]
+
+
+def _is_builtin(each: Mapping[str, Any]) -> bool:
+    return "." not in _group(each) or _group(each).endswith(".k8s.io")
 
 
 def _namespace_is_new(

@@ -1374,6 +1374,32 @@ def explain(key: str = "") -> Any:
     return {"ok": True, "settings": [*([entry] if entry else []), *inside]}
 
 
+def authority() -> Any:
+    """Show the certificate of the rack's own authority, for browsers and other machines to trust.
+
+    It is public; its key never leaves the cluster. See docs/services/network.md.
+
+    On the command line the certificate as PEM, good for a file; to other programs ``{"ok": True,
+    "certificate": text}``. Without one ``{"ok": False, "reason": ..., "retcode": 1}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.authority > rack-ca.crt
+    """
+    try:
+        text = _call(_rack().control_planes[0], "rack_ca.certificate", {}, limit=API_LIMIT)
+        if not text:
+            raise _Failed("the rack has no authority: is services.certificates on, and applied?")
+    except (_Refused, _Failed) as exc:
+        __context__["retcode"] = 1
+        return {"ok": False, "reason": str(exc), "retcode": 1}
+    if __opts__.get("fun") == "rack.authority" and not __opts__.get("output"):
+        return str(text).strip()
+    return {"ok": True, "certificate": text}
+
+
 def dashboard_token(view: bool = False, ttl: int = 3600) -> dict[str, Any]:
     """Print a token to log in to the dashboard with, which ends by itself.
 

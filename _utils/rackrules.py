@@ -58,6 +58,7 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
         _check_registry,
         _check_metrics,
         _check_charts,
+        _check_ingress,
     )
     return [problem for rule in rules for problem in rule(pillar)]
 
@@ -599,19 +600,111 @@ def _check_node_ports(pillar: Mapping[str, Any]) -> list[str]:
 
 def _check_charts(pillar: Mapping[str, Any]) -> list[str]:
     """Refuse releases that name no chart, or two, and charts that change under the same name."""
-    releases = get(pillar, "helm", "releases")
-    if not isinstance(releases, Mapping) or not releases:
-        return []
+    found = get(pillar, "helm", "releases")
+    releases: Mapping[Any, Any] = found if isinstance(found, Mapping) else {}
+    own = {name: key for name, (key, wanted) in _charts_of_services(pillar).items() if wanted}
     problems = []
     for name, body in releases.items():
+        path = _values.join("helm.releases", name)
         if isinstance(body, Mapping):
-            problems += _check_chart(_values.join("helm.releases", name), body)
+            problems += _check_chart(path, body)
+        if name in own:
+            problems.append(f"{path}: {own[name]} brings that release itself; choose another name")
+    if not releases and not own:
+        return []
     mirror = get(pillar, "mirror", "enabled") is True
     if not mirror and get(pillar, "helm", "source") is None:
         problems.append(
-            "helm.source is missing: there is no mirror (mirror.enabled) that the control plane could take"
-            " Helm from; write the URL of a folder that has it, see docs/services/helm.md"
+            f"helm.source is missing: {next(iter(own.values()), 'helm.releases')} needs Helm, and there is"
+            " no mirror (mirror.enabled) that the control plane could take it from; write the URL of a"
+            " folder that has it, see docs/services/helm.md"
         )
+    return problems
+
+
+def _charts_of_services(pillar: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
+    """The releases that services bring, with the setting that says so, and whether it does."""
+    services = get(pillar, "services")
+    ingress, certificates = get(services, "ingress"), get(services, "certificates")
+    balanced = get(ingress, "enabled") is True and get(ingress, "load_balancer") == "metallb"
+    return {
+        "metallb": ("services.ingress.load_balancer", balanced),
+        "cert-manager": ("services.certificates", get(certificates, "enabled") is True),
+    }
+
+
+def _check_ingress(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse nodes and addresses on which an ingress could not answer."""
+    ingress = get(pillar, "services", "ingress")
+    if get(ingress, "enabled") is not True:
+        return []
+    path, balanced = "services.ingress", get(ingress, "load_balancer") == "metallb"
+    nodes, addresses = get(ingress, "nodes") or [], get(ingress, "addresses") or []
+    problems = []
+    if balanced and not addresses:
+        problems.append(
+            f"{path}.addresses is missing; metallb needs addresses to give, for example"
+            " [192.168.1.240-192.168.1.249]"
+        )
+    if balanced and nodes:
+        problems.append(
+            f"{path}.nodes: with load_balancer metallb it answers on an address of its own, wherever it"
+            " runs; leave nodes out"
+        )
+    if addresses and not balanced:
+        problems.append(
+            f"{path}.addresses: only with load_balancer: metallb; without it the nodes' own addresses"
+            " are used"
+        )
+    problems += [said for each in nodes for said in _check_ingress_node(pillar, each)]
+    return problems + _check_ranges(pillar, f"{path}.addresses", addresses)
+
+
+def _check_ingress_node(pillar: Mapping[str, Any], node_id: Any) -> list[str]:
+    path = f"services.ingress.nodes: {_values.show(node_id)}"
+    roles = _roles_of(get(pillar, "nodes", node_id))
+    if "worker" not in roles:
+        return [f"{path} takes no pods, by its roles {', '.join(map(str, roles))}; name a worker"]
+    if "storage" in roles and get(pillar, "mirror", "enabled") is True:
+        return [f"{path} has the mirror, which answers on port 80 there; name another node"]
+    page, port = get(pillar, "page", "enabled"), get(pillar, "page", "port")
+    if "master" in roles and page is True and port in (80, 443):
+        return [f"{path} has the page on port {port}; set page.port to 8080, or name another node"]
+    return []
+
+
+def _check_ranges(pillar: Mapping[str, Any], path: str, ranges: Any) -> list[str]:
+    """Refuse addresses that are not the rack's, or that a node has."""
+    network = _parse(pillar, "rack", "network")
+    nodes = pillar.get("nodes")
+    taken = (
+        {str(get(body, "ip")): node_id for node_id, body in nodes.items()}
+        if isinstance(nodes, Mapping)
+        else {}
+    )
+    problems: list[str] = []
+    seen: list[tuple[Any, Any]] = []
+    for each in ranges if isinstance(ranges, list) else ():
+        ends = _values.address_range(each)
+        if ends is None or network is None:
+            continue
+        first, last = ends
+        where = f"{path}: {_values.show(each)}"
+        if first <= network.network_address or last >= network.broadcast_address:
+            problems.append(
+                f"{where} is not within rack.network {network}, without its first and last address"
+            )
+        problems += [
+            f"{where} has {ip} in it, the ip of {node_id}; leave it out"
+            for ip, node_id in taken.items()
+            if not _values.address("", ip) and first <= ipaddress.IPv4Address(ip) <= last
+        ]
+        problems += [
+            f"{where} overlaps {_values.show(other)}; give each address once"
+            for other, (start, end) in seen
+            if first <= end and start <= last
+        ]
+        seen.append((each, ends))
     return problems
 
 

@@ -204,6 +204,21 @@ SCHEMA: dict[str, Any] = {
                 choices=("flannel", "routed"),
                 what="CNI of this release",
             ),
+            "dns_upstream": Key(
+                "list",
+                [],
+                "name servers that the cluster's DNS asks for names which it does not know; none: those"
+                " of the node that it runs on",
+                used="_modules/coredns.py",
+                of=Key("address"),
+                what="addresses",
+            ),
+            "dns_hosts": Key(
+                "yes-no",
+                True,
+                "whether pods find the nodes that have an ip here by name, as pi-01.rack.lan",
+                used="_modules/coredns.py",
+            ),
             "flannel": Group(
                 "The flannel of kubernetes.cni",
                 used="_modules/cni.py",
@@ -734,14 +749,84 @@ SCHEMA: dict[str, Any] = {
                 },
             ),
             "ingress": Group(
-                "Traefik: web services by their names, on the nodes' own addresses",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether there is one")},
+                "Traefik: web services by their names, on the nodes' own addresses or on addresses of"
+                " their own. See docs/services/network.md",
+                used="_modules/ingress.py",
+                keys={
+                    "enabled": Key(
+                        "yes-no", False, "whether there is one", used="salt/services/init.sls"
+                    ),
+                    "image": Key("image", "docker.io/library/traefik:v3.7.13", "Traefik's image"),
+                    "nodes": Key(
+                        "list",
+                        [],
+                        "the nodes on whose ports 80 and 443 it answers; none: all that take pods, but"
+                        " one with the mirror, which has port 80 itself",
+                        of=Key("node-id"),
+                        what="ids of nodes",
+                    ),
+                    "load_balancer": Key(
+                        "choice",
+                        "none",
+                        "metallb: it answers on the first of addresses instead, wherever it runs; further"
+                        " ones are for other Services of type LoadBalancer",
+                        used="_modules/ingress.py _modules/helm.py",
+                        choices=("none", "metallb"),
+                        what="load balancer of this release",
+                    ),
+                    "addresses": Key(
+                        "list",
+                        [],
+                        "for metallb: addresses in rack.network that nobody else has or is given, for"
+                        " example [192.168.1.240-192.168.1.249]",
+                        of=Key("address-range"),
+                        what="ranges of addresses",
+                    ),
+                    "metallb_repo": Key(
+                        "url",
+                        "https://metallb.github.io/metallb",
+                        "the repository with MetalLB's chart",
+                        used="_modules/helm.py",
+                    ),
+                    "metallb_version": Key(
+                        "chart-version",
+                        "0.15.3",
+                        "the version of its chart, in quotes",
+                        used="_modules/helm.py",
+                    ),
+                },
             ),
             "certificates": Group(
-                "cert-manager with a private authority of the rack",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether there are any")},
+                "cert-manager with a private authority of the rack. See docs/services/network.md",
+                used="_modules/rack_ca.py",
+                keys={
+                    "enabled": Key(
+                        "yes-no",
+                        False,
+                        "whether there are any",
+                        used="salt/services/init.sls _modules/helm.py",
+                    ),
+                    "domains": Key(
+                        "list",
+                        [],
+                        "for which names the authority may sign, besides rack.domain, the services' own and"
+                        " addresses in rack.network. Fixed when it is made",
+                        of=Key("domain"),
+                        what="domains",
+                    ),
+                    "chart": Key(
+                        "oci-chart",
+                        "oci://quay.io/jetstack/charts/cert-manager",
+                        "cert-manager's chart",
+                        used="_modules/helm.py",
+                    ),
+                    "version": Key(
+                        "chart-version",
+                        "v1.20.3",
+                        "the version of its chart, in quotes",
+                        used="_modules/helm.py",
+                    ),
+                },
             ),
         },
     ),

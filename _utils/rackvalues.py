@@ -291,6 +291,32 @@ def _address_or_network(path: str, value: Any, key: Any) -> list[str]:
     return _network(path, value, key) if is_network else address(path, value)
 
 
+def address_range(value: Any) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address] | None:
+    """Return the first and the last address of a range, None for what is none.
+
+    value
+        ``192.168.1.240-192.168.1.249``, a network, or one address.
+    """
+    try:
+        if isinstance(value, str) and "-" in value:
+            first, _, last = value.partition("-")
+            ends = ipaddress.IPv4Address(first.strip()), ipaddress.IPv4Address(last.strip())
+            return ends if ends[0] <= ends[1] else None
+        network = ipaddress.IPv4Network(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return (network[0], network[-1]) if network else None
+
+
+def _address_range(path: str, value: Any, _: Any) -> list[str]:
+    if address_range(value):
+        return []
+    return [
+        f"{path}: {show(value)} is no range of addresses; write first and last, like"
+        " 192.168.1.240-192.168.1.249, or a network"
+    ]
+
+
 def _open_port(path: str, value: Any, key: Any) -> list[str]:
     """Refuse what is no port to be opened: ``{port: 80, proto: tcp, from: [192.168.1.0/24]}``."""
     example = "{port: 80, from: [192.168.1.0/24]}"
@@ -531,6 +557,9 @@ KINDS = {
     ),
     "network": Kind(_network, "an IPv4 network, like 192.168.1.0/24"),
     "address-or-network": Kind(_address_or_network, "an IPv4 address or network"),
+    "address-range": Kind(
+        _address_range, "a range of IPv4 addresses, like 192.168.1.240-192.168.1.249"
+    ),
     "address": Kind(address, "an IPv4 address, like 192.168.1.21"),
     "open-port": Kind(
         _open_port, "a mapping of port (1 to 65535), proto (tcp or udp), from (a list, as allow)"

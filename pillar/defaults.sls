@@ -38,6 +38,10 @@ kubernetes:
   # node and routes between them, no daemon, all nodes on one switch. Fixed when the cluster is
   # made. See docs/services/network.md
   cni: flannel
+  # name servers that the cluster's DNS asks for names which it does not know; none: those of the
+  # node that it runs on
+  dns_upstream: []
+  dns_hosts: true  # whether pods find the nodes that have an ip here by name, as pi-01.rack.lan
   # The flannel of kubernetes.cni
   flannel:
     # vxlan: pods' packets in packets of the nodes; host-gw: routes, faster, all nodes on one
@@ -193,12 +197,30 @@ services:
     enabled: false  # whether there is one
     image: "ghcr.io/headlamp-k8s/headlamp:v0.43.0"  # Headlamp
     node_port: null  # port on each node at which it answers; null: only by kubectl port-forward
-  # Traefik: web services by their names, on the nodes' own addresses
+  # Traefik: web services by their names, on the nodes' own addresses or on addresses of their own.
+  # See docs/services/network.md
   ingress:
     enabled: false  # whether there is one
-  # cert-manager with a private authority of the rack
+    image: "docker.io/library/traefik:v3.7.13"  # Traefik's image
+    # the nodes on whose ports 80 and 443 it answers; none: all that take pods, but one with the
+    # mirror, which has port 80 itself
+    nodes: []
+    # metallb: it answers on the first of addresses instead, wherever it runs; further ones are for
+    # other Services of type LoadBalancer
+    load_balancer: none
+    # for metallb: addresses in rack.network that nobody else has or is given, for example
+    # [192.168.1.240-192.168.1.249]
+    addresses: []
+    metallb_repo: "https://metallb.github.io/metallb"  # the repository with MetalLB's chart
+    metallb_version: "0.15.3"  # the version of its chart, in quotes
+  # cert-manager with a private authority of the rack. See docs/services/network.md
   certificates:
     enabled: false  # whether there are any
+    # for which names the authority may sign, besides rack.domain, the services' own and addresses
+    # in rack.network. Fixed when it is made
+    domains: []
+    chart: "oci://quay.io/jetstack/charts/cert-manager"  # cert-manager's chart
+    version: v1.20.3  # the version of its chart, in quotes
 
 # Helm charts on the cluster. See docs/services/helm.md
 helm:

@@ -1,6 +1,6 @@
-# Helm charts, by name as under helm.releases in the pillar; applied from the control plane, when the master
+# Helm charts, by name as under helm.releases in the pillar, and those that services bring; applied from the control plane, when the master
 # knows the cluster (see services/init.sls). Without releases there is no Helm.
-{%- set releases = pillar['helm']['releases'] %}
+{%- set releases = salt['helm.wanted']() %}
 {%- if not releases %}
 include:
   - helm.absent

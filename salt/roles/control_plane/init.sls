@@ -24,6 +24,7 @@ include:
   - kubernetes
   - kubeadm.initialized
   - cni
+  - kubernetes_dns
   # After the join, which writes what it keeps.
   - kubelet
   - services.nodes

@@ -229,7 +229,11 @@ def test_a_control_plane_without_flannels_pod_says_why(
 ) -> None:
     applied()
     assert "no pod of flannel on pi-01" in state.here("flannel", timeout=0)["comment"]
-    ready = {"metadata": {"name": "pi-01"}, "apiVersion": "v1", "kind": "Node"}
+    ready = {
+        "metadata": {"name": "pi-01", "labels": {"kubernetes.io/os": "linux"}},
+        "apiVersion": "v1",
+        "kind": "Node",
+    }
     api.kubectl("apply", "-f", "-", stdin=json.dumps(ready))
 
     def pods() -> list[dict[str, Any]]:
@@ -240,6 +244,8 @@ def test_a_control_plane_without_flannels_pod_says_why(
         if pods():
             break
         kube_programs.time.sleep(0.2)
+    events = api.kubectl("get", "events", "-A", "-o", "jsonpath={.items[*].message}")
+    assert len(pods()) == 1, events
     (pod,) = pods()
     # There is no scheduler and no kubelet here: what they would have said
     binding = {
