@@ -50,6 +50,7 @@ _SEEN = "manifests.managed"  # in __context__
 # Where a service's objects are looked for: in the order in which they are deleted.
 KINDS = (
     "ingresses.networking.k8s.io",
+    "ingressclasses.networking.k8s.io",
     "networkpolicies.networking.k8s.io",
     "cronjobs.batch",
     "jobs.batch",
@@ -267,6 +268,7 @@ def plan(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
     todo = dict.fromkeys((_key(each) for each in objects), "new")
     # A namespace that is not there yet cannot be asked about what is in it.
     askable = [each for each in objects if not _namespace_is_new(each, objects, there)]
+    askable = _of_known_kinds(askable)
     strangers = [each for each in askable if _key(each) not in there]
     there |= {_key(each): each for each in _live(strangers)}
     for result in _server_side(askable, "--dry-run=server"):
@@ -275,6 +277,25 @@ def plan(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
             todo[key] = _difference(there[key], result) or _keys_to_make(result)
     gone = {key for key in there.keys() - todo.keys() if not _is_kept(there[key])}
     return {key: what for key, what in todo.items() if what} | dict.fromkeys(sorted(gone), "gone")
+
+
+def _of_known_kinds(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those whose kind the cluster has: what an operator brings, it has only when that is there."""
+    if all(_is_builtin(each) for each in objects):
+        return objects
+    done = __utils__["kube_programs.kubectl"](
+        "api-resources", "--no-headers", "--output=name", kubeconfig=ADMIN_CONF
+    )
+    groups = {line.strip().partition(".")[2] for line in done.stdout.splitlines()}
+    return [each for each in objects if _is_builtin(each) or _group(each) in groups]
+
+
+def _group(each: Mapping[str, Any]) -> str:
+    return str(each["apiVersion"]).rpartition("/")[0]
+
+
+def _is_builtin(each: Mapping[str, Any]) -> bool:
+    return "." not in _group(each) or _group(each).endswith(".k8s.io")
 
 
 def _namespace_is_new(
@@ -295,8 +316,7 @@ def _server_side(
 ) -> list[dict[str, Any]]:
     if not objects:
         return []
-    argv = ("apply", "--server-side", "--force-conflicts", f"--field-manager={manager}")
-    return _items(*argv, *flags, "-f", "-", objects=objects)
+    return _items(*_applying(manager), *flags, "-f", "-", objects=objects)
 
 
 def _keys_to_make(secret: Mapping[str, Any]) -> str:
@@ -517,6 +537,106 @@ def _takes_pods(node: Mapping[str, Any]) -> bool:
     return ready and not refused and not node["spec"].get("unschedulable")
 
 
+def compare(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[str, str]:
+    """Return what differs between two lists of objects, by object: ``new``, ``gone``, or a diff.
+
+    old, new
+        Objects as they stand in files. Content of Secrets is not shown.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.compare '[]' "$(cat objects.json)"
+    """
+    before, after = ({_key(each): each for each in objects} for objects in (old, new))
+    todo = {
+        key: _difference(before[key], each) if key in before else "new"
+        for key, each in after.items()
+    }
+    gone = dict.fromkeys((key for key in before if key not in after), "gone")
+    return {key: what for key, what in todo.items() if what} | gone
+
+
+def drift(objects: list[dict[str, Any]], manager: str, namespace: str) -> dict[str, str]:
+    """Return where the cluster's objects are not what another manager has applied, by object.
+
+    objects
+        What was applied.
+    manager
+        By whom, as the API server knows it: ``helm``.
+    namespace
+        Of those objects that name none.
+
+    Returns ``new`` for what is not there any more, or a diff. Jobs are left out: they run once.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.drift "$(cat objects.json)" helm web
+    """
+    lasting = [each for each in objects if each["kind"] != "Job"]
+    live = _within(namespace, lasting, "get", "--ignore-not-found", "-f", "-")
+    there = {_key(each): each for each in live}
+    result = _within(namespace, lasting, *_applying(manager), "--dry-run=server", "-f", "-")
+    todo = {
+        _key(each): _difference(there[_key(each)], each) if _key(each) in there else "new"
+        for each in result
+    }
+    return {key: what for key, what in todo.items() if what}
+
+
+def enforce(objects: list[dict[str, Any]], manager: str, namespace: str) -> None:
+    """Apply objects once more in another manager's name, so that what :func:`drift` told is set right.
+
+    objects, manager, namespace
+        As for :func:`drift`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.enforce "$(cat objects.json)" helm web
+    """
+    lasting = [each for each in objects if each["kind"] != "Job"]
+    _within(namespace, lasting, *_applying(manager), "-f", "-")
+
+
+def unavailable(objects: list[dict[str, Any]], namespace: str) -> dict[str, str]:
+    """Return why those workloads among objects are not available that are not, by object.
+
+    objects, namespace
+        As for :func:`drift`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.unavailable "$(cat objects.json)" web
+    """
+    workloads = [each for each in objects if each["kind"] in _ROLLED_OUT]
+    live = _within(namespace, workloads, "get", "--ignore-not-found", "-f", "-")
+    return {_key(each): _why(each) for each in live if not _available(each)}
+
+
+def _applying(manager: str) -> tuple[str, ...]:
+    return ("apply", "--server-side", "--force-conflicts", f"--field-manager={manager}")
+
+
+def _within(namespace: str, objects: list[dict[str, Any]], *arguments: str) -> list[dict[str, Any]]:
+    """Ask about objects, of which those that name no namespace are in this one.
+
+    kubectl refuses a namespace on its command line for objects that name another.
+    """
+    found: list[dict[str, Any]] = []
+    for named in (True, False):
+        some = [each for each in objects if bool(each["metadata"].get("namespace")) is named]
+        where = () if named else (f"--namespace={namespace}",)
+        found += _items(*arguments, *where, objects=some) if some else []
+    return found
+
+
 def _available(each: Mapping[str, Any]) -> bool:
     status = each.get("status", {})
     if status.get("observedGeneration", 0) < each["metadata"]["generation"]:
@@ -537,10 +657,25 @@ def _why(each: Mapping[str, Any]) -> str:
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
     space = each["metadata"]["namespace"]
     pods = _items("get", "pods", f"--namespace={space}", f"--selector={selector}")
-    reasons = {reason for pod in pods for reason in _pod_reasons(pod)}
+    reasons = pod_reasons(pods)
     if reasons:
-        return "; ".join(sorted(reasons))
+        return "; ".join(reasons)
     return "its pods are not ready yet" if pods else "it has no pods yet"
+
+
+def pod_reasons(pods: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what pods say of why they are not up: no node that fits, an image that does not come.
+
+    pods
+        As the API server has them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.pod_reasons "$(kubectl get pods -o json | jq .items)"
+    """
+    return sorted({reason for pod in pods for reason in _pod_reasons(pod)})
 
 
 def _pod_reasons(pod: Mapping[str, Any]) -> Iterable[str]:

@@ -66,6 +66,7 @@ _minions = _beside("_minions")
 _outcome = _beside("_outcome")
 _rackplan = _beside("_rackplan")
 _settings_help = _beside("_settings")
+_stages = _beside("_stages")
 _workers = _beside("_workers")
 
 # Seconds
@@ -179,7 +180,7 @@ def _settings(rack: Any) -> dict[str, Any]:
     """Return the pillar's ``reconcile`` key with its defaults."""
     given = rack.pillar.get("reconcile") or {}
     return {
-        "parallel": 3,
+        "parallel": 5,
         "backoff_seconds": [15, 60, 300, 900],
         "ready_timeout": 180,
         "drain_timeout": 300,
@@ -273,16 +274,19 @@ def _apply(
 def _cluster_now(
     control_plane: str, poll: float = ANSWER, limit: float = API_LIMIT
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Return ``(nodes, facts)`` from the control plane; None for what it cannot say."""
-    wanted: dict[str, list[Any]] = {"kubeadm.nodes": [], "kubeadm.facts": []}
+    """Return ``(nodes, facts)`` from the control plane; None for what it cannot say.
+
+    With the facts goes which pod network the cluster has.
+    """
+    wanted: dict[str, list[Any]] = {"kubeadm.nodes": [], "kubeadm.facts": [], "cni.in_use": []}
     for _, returned, _code in _asked([control_plane], wanted, poll=poll, limit=limit):
         if not isinstance(returned, dict):
             return None, None
         # a function that fails gives its error text instead
-        nodes, facts = (
+        nodes, facts, used = (
             found if isinstance(found := returned.get(name), dict) else None for name in wanted
         )
-        return nodes, facts
+        return nodes, facts and {**facts, "cni": (used or {}).get("cni")}
     return None, None
 
 
@@ -304,6 +308,8 @@ def _refresh_cluster(rack: Any) -> Any:
                 "endpoint": f"{rack.ip(control_plane)}:{port}",
                 "ca_hash": facts["ca_hash"],
                 "version": (nodes.get(control_plane) or {}).get("version"),
+                # Before it has one it does not say
+                **({"cni": facts["cni"]} if facts["cni"] else {}),
                 "nodes": {
                     name: {"ip": fact.get("ip"), "pod_cidr": fact.get("pod_cidr")}
                     for name, fact in nodes.items()
@@ -364,7 +370,7 @@ def reconcile(wait: bool = False) -> dict[str, Any]:
         with _lock("reconcile.lock", wait=wait) as mine:
             if not mine:
                 return {"queued": True, "comment": "another reconcile runs and will look again"}
-            with _Reconcile() as run:
+            with _minions.one_client(__opts__), _Reconcile() as run:
                 try:
                     run.until_done()
                 except _Refused as exc:
@@ -553,11 +559,12 @@ class _Reconcile:
             for name, (when, boot) in self.heard.items()
             if name in wanted and name not in self.jobs and now - when < HEARD_FOR
         }
+        # First, so that a place that became free is taken before those that work have answered.
+        yield from idle.items()
         for name, boot in _answering(sorted(set(wanted) - set(idle))):
             if name not in self.jobs:
                 self.heard[name] = (now, boot)
             yield name, boot
-        yield from idle.items()
 
     def _has_room(self, rack: Any) -> bool:
         return len(set(self.jobs) - {SETTLE}) < int(_settings(rack)["parallel"])
@@ -742,20 +749,33 @@ def _fire(node: str, what: str, data: Mapping[str, Any]) -> None:
 
 
 def _orchestrate(opts: dict[str, Any], mods: str, task: dict[str, Any]) -> Any:
-    """Run an orchestration for one node and return what became of it (an ``outcome.Outcome``)."""
-    import salt.runner
-    import salt.utils.user
-
-    with salt.runner.RunnerClient(opts) as client:
-        returned = client.cmd(
-            "state.orchestrate",
-            # without a user the orchestration's own calls are refused by the master
-            pub_data={"user": salt.utils.user.get_specific_user()},
-            kwarg={"mods": mods, "pillar": {"task": task}},
-            print_event=False,
-            full_return=True,
+    """Run an orchestration for one node and return what became of it (a ``_stages.Outcome``)."""
+    try:
+        stages = _stages.read(_compiled(opts, mods, task))
+    except Exception as exc:
+        return SimpleNamespace(
+            ok=False, stage="", reason=_outcome.plain(f"{mods}: {exc}"), seconds={}
         )
-    return SimpleNamespace(**_outcome.read(returned)._asdict())
+    functions = {f"rack.{stage.__name__}": stage for stage in STAGES}
+    with _minions.one_client(__opts__):
+        return SimpleNamespace(**_stages.run(stages, functions, _outcome.answer)._asdict())
+
+
+def _compiled(opts: dict[str, Any], mods: str, task: dict[str, Any]) -> Any:
+    """Return what an orchestration's SLS says for a task.
+
+    Raises:
+        OSError: the checkout has no such SLS.
+        salt.exceptions.SaltRenderError: it does not render.
+    """
+    import salt.loader
+    import salt.template
+
+    (root,) = opts["file_roots"]["base"][:1]
+    path = Path(root, *mods.split(".")).with_suffix(".sls")
+    path.stat()
+    renderers = salt.loader.render({**opts, "pillar": {"task": task}}, {})
+    return salt.template.compile_template(str(path), renderers, "jinja|yaml", [], [])
 
 
 def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]) -> Any:
@@ -824,7 +844,7 @@ def _approve_certificates(rack: Any) -> None:
 
 def _stale_routes(rack: Any, members: list[str]) -> list[str]:
     """Return the members whose routes to the other nodes' pods are not what they should be."""
-    if (rack.pillar.get("kubernetes") or {}).get("cni", "routed") != "routed":
+    if (rack.pillar.get("kubernetes") or {}).get("cni") != "routed":
         return []
     nodes = _known_cluster().get("nodes", {})
     stale = []
@@ -933,14 +953,34 @@ def sync(node: str) -> dict[str, Any]:
 
 
 def _sync(node: str) -> list[str]:
-    for _, has, code in _asked([node], "node.modules", poll=POLL):
-        if not code and has == _minions.shipped_modules(__opts__):
-            return []
+    return [] if _asked_with_our_modules(node, {}) is not None else _fetch_modules(node)
+
+
+def _fetch_modules(node: str) -> list[str]:
+    """Have one node fetch our modules; return those that it had not."""
     for _, returned, code in _asked([node], {kind: [] for kind in _minions.SYNC}, poll=POLL):
         if code or not isinstance(returned, dict):
             raise _Failed(_outcome.answer(returned))
         return sorted(name for kind in returned.values() for name in kind)
     raise _Failed(_outcome.NO_ANSWER)
+
+
+def _asked_with_our_modules(
+    node: str, functions: Mapping[str, list[Any]]
+) -> Mapping[str, Any] | None:
+    """Call functions on a node that has all our modules; None if it lacks some, or is silent.
+
+    A node that has none of them is told so by a list of what it has. Asked for a function that is not
+    there, a minion loads every module of Salt in search of it: a second of a PC's processor.
+    """
+    for _, has, _code in _asked([node], "saltutil.list_extmods", poll=POLL):
+        if not isinstance(has, dict) or "node" not in (has.get("modules") or ()):
+            return None
+        for _, said, _code in _asked([node], {"node.modules": [], **functions}, poll=POLL):
+            shipped = _minions.shipped_modules(__opts__)
+            if isinstance(said, dict) and said.get("node.modules") == shipped:
+                return said
+    return None
 
 
 def preflight(node: str, role: str) -> dict[str, Any]:
@@ -964,13 +1004,10 @@ def preflight(node: str, role: str) -> dict[str, Any]:
     """
 
     def ask() -> dict[str, Any]:
-        asked = {"node.modules": [], "node.preflight": [role]}
-        for _, returned, _code in _asked([node], asked, poll=POLL, limit=2 * POLL):
-            if isinstance(returned, dict) and returned.get(
-                "node.modules"
-            ) == _minions.shipped_modules(__opts__):
-                return _judged(returned.get("node.preflight"))
-        _sync(node)
+        said = _asked_with_our_modules(node, {"node.preflight": [role]})
+        if said is not None:
+            return _judged(said.get("node.preflight"))
+        _fetch_modules(node)
         _call(node, "node.preflight", {"role": role}, limit=2 * POLL)
         return {}
 
@@ -1205,6 +1242,10 @@ def _drain(node: str, why: str) -> dict[str, Any]:
     return {"left": said["left"]}
 
 
+# What the files of salt/orch may name
+STAGES = (sync, preflight, states, join, ready, drain, reboot)
+
+
 # --- for people ------------------------------------------------------------------------------------
 
 
@@ -1327,6 +1368,32 @@ def explain(key: str = "") -> Any:
             return _settings_help.text(settings, entry)
         return "\n".join(_settings_help.listed(inside))
     return {"ok": True, "settings": [*([entry] if entry else []), *inside]}
+
+
+def authority() -> Any:
+    """Show the certificate of the rack's own authority, for browsers and other machines to trust.
+
+    It is public; its key never leaves the cluster. See docs/services/network.md.
+
+    On the command line the certificate as PEM, good for a file; to other programs ``{"ok": True,
+    "certificate": text}``. Without one ``{"ok": False, "reason": ..., "retcode": 1}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.authority > rack-ca.crt
+    """
+    try:
+        text = _call(_rack().control_planes[0], "rack_ca.certificate", {}, limit=API_LIMIT)
+        if not text:
+            raise _Failed("the rack has no authority: is services.certificates on, and applied?")
+    except (_Refused, _Failed) as exc:
+        __context__["retcode"] = 1
+        return {"ok": False, "reason": str(exc), "retcode": 1}
+    if __opts__.get("fun") == "rack.authority" and not __opts__.get("output"):
+        return str(text).strip()
+    return {"ok": True, "certificate": text}
 
 
 def dashboard_token(view: bool = False, ttl: int = 3600) -> dict[str, Any]:

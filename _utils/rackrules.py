@@ -57,6 +57,8 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
         _check_volumes,
         _check_registry,
         _check_metrics,
+        _check_charts,
+        _check_ingress,
     )
     return [problem for rule in rules for problem in rule(pillar)]
 
@@ -204,6 +206,10 @@ def _roles_of(body: Any) -> list[Any]:
 def _check_mirror(pillar: Mapping[str, Any]) -> list[str]:
     """Refuse a mirror that no node would hold."""
     nodes = pillar.get("nodes")
+    if get(pillar, "mirror", "enabled") is False and get(pillar, "mirror", "packages") is True:
+        return [
+            "mirror.packages: true needs the mirror; set mirror.enabled to true, or this to false"
+        ]
     if get(pillar, "mirror", "enabled") is not True or not isinstance(nodes, Mapping):
         return []
     if not nodes or any("storage" in _roles_of(body) for body in nodes.values()):
@@ -436,7 +442,7 @@ def _check_volumes(pillar: Mapping[str, Any]) -> list[str]:
     if get(storage, "dynamic", "enabled") is True and get(pillar, "nfs", "manage_mounts") is False:
         problems.append(
             "services.storage.dynamic.enabled: true needs nfs.manage_mounts: the driver mounts what the"
-            " storage node exports; set one of the two to the other's"
+            " storage node exports; set nfs.manage_mounts to true, or this to false"
         )
     return problems
 
@@ -460,9 +466,11 @@ def _check_registry(pillar: Mapping[str, Any]) -> list[str]:
     """Refuse a registry without a volume, an address, or a port of its own."""
     registry, path = get(pillar, "services", "registry"), "services.registry"
     problems = _check_registry_address(pillar, get(registry, "cluster_ip"))
-    if f"localhost:{get(registry, 'port')}" in (get(pillar, "containerd", "registries") or {}):
+    elsewhere = get(pillar, "containerd", "registries")
+    own = f"localhost:{get(registry, 'port')}"
+    if isinstance(elsewhere, Mapping) and own in elsewhere:
         problems.append(
-            f"containerd.registries.localhost:{get(registry, 'port')}: that is the rack's own registry"
+            f"containerd.registries.{own}: that is the rack's own registry"
             f" ({path}.port); leave it out, or choose another port"
         )
     name = get(registry, "volume")
@@ -506,6 +514,11 @@ def _check_registry_address(pillar: Mapping[str, Any], ip: Any) -> list[str]:
 def _check_registry_port(pillar: Mapping[str, Any], port: Any) -> list[str]:
     """Refuse the mirror's port on a storage node that runs pods: it listens on localhost, too."""
     nodes = pillar.get("nodes")
+    if port in _values.TAKEN_PORTS:
+        return [
+            f"services.registry.port: {port} is the port of {_values.TAKEN_PORTS[port]}; choose another, 5000"
+            " is usual"
+        ]
     if port != 5000 or not isinstance(nodes, Mapping):
         return []
     if get(pillar, "mirror", "enabled") is not True or get(pillar, "mirror", "listen") is not None:
@@ -582,6 +595,139 @@ def _check_node_ports(pillar: Mapping[str, Any]) -> list[str]:
         if port in owners:
             problems.append(f"{path}: {port} is also {owners[port]}; give each a port of its own")
         owners.setdefault(port, path)
+    return problems
+
+
+def _check_charts(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse releases that name no chart, or two, and charts that change under the same name."""
+    found = get(pillar, "helm", "releases")
+    releases: Mapping[Any, Any] = found if isinstance(found, Mapping) else {}
+    own = {name: key for name, (key, wanted) in _charts_of_services(pillar).items() if wanted}
+    problems = []
+    for name, body in releases.items():
+        path = _values.join("helm.releases", name)
+        if isinstance(body, Mapping):
+            problems += _check_chart(path, body)
+        if name in own:
+            problems.append(f"{path}: {own[name]} brings that release itself; choose another name")
+    if not releases and not own:
+        return []
+    mirror = get(pillar, "mirror", "enabled") is True
+    if not mirror and get(pillar, "helm", "source") is None:
+        problems.append(
+            f"helm.source is missing: {next(iter(own.values()), 'helm.releases')} needs Helm, and there is"
+            " no mirror (mirror.enabled) that the control plane could take it from; write the URL of a"
+            " folder that has it, see docs/services/helm.md"
+        )
+    return problems
+
+
+def _charts_of_services(pillar: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
+    """The releases that services bring, with the setting that says so, and whether it does."""
+    services = get(pillar, "services")
+    ingress, certificates = get(services, "ingress"), get(services, "certificates")
+    balanced = get(ingress, "enabled") is True and get(ingress, "load_balancer") == "metallb"
+    return {
+        "metallb": ("services.ingress.load_balancer", balanced),
+        "cert-manager": ("services.certificates", get(certificates, "enabled") is True),
+    }
+
+
+def _check_ingress(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse nodes and addresses on which an ingress could not answer."""
+    ingress = get(pillar, "services", "ingress")
+    if get(ingress, "enabled") is not True:
+        return []
+    path, balanced = "services.ingress", get(ingress, "load_balancer") == "metallb"
+    nodes, addresses = get(ingress, "nodes") or [], get(ingress, "addresses") or []
+    problems = []
+    if balanced and not addresses:
+        problems.append(
+            f"{path}.addresses is missing; metallb needs addresses to give, for example"
+            " [192.168.1.240-192.168.1.249]"
+        )
+    if balanced and nodes:
+        problems.append(
+            f"{path}.nodes: with load_balancer metallb it answers on an address of its own, wherever it"
+            " runs; leave nodes out"
+        )
+    if addresses and not balanced:
+        problems.append(
+            f"{path}.addresses: only with load_balancer: metallb; without it the nodes' own addresses"
+            " are used"
+        )
+    problems += [said for each in nodes for said in _check_ingress_node(pillar, each)]
+    return problems + _check_ranges(pillar, f"{path}.addresses", addresses)
+
+
+def _check_ingress_node(pillar: Mapping[str, Any], node_id: Any) -> list[str]:
+    path = f"services.ingress.nodes: {_values.show(node_id)}"
+    roles = _roles_of(get(pillar, "nodes", node_id))
+    if "worker" not in roles:
+        return [f"{path} takes no pods, by its roles {', '.join(map(str, roles))}; name a worker"]
+    if "storage" in roles and get(pillar, "mirror", "enabled") is True:
+        return [f"{path} has the mirror, which answers on port 80 there; name another node"]
+    page, port = get(pillar, "page", "enabled"), get(pillar, "page", "port")
+    if "master" in roles and page is True and port in (80, 443):
+        return [f"{path} has the page on port {port}; set page.port to 8080, or name another node"]
+    return []
+
+
+def _check_ranges(pillar: Mapping[str, Any], path: str, ranges: Any) -> list[str]:
+    """Refuse addresses that are not the rack's, or that a node has."""
+    network = _parse(pillar, "rack", "network")
+    nodes = pillar.get("nodes")
+    taken = (
+        {str(get(body, "ip")): node_id for node_id, body in nodes.items()}
+        if isinstance(nodes, Mapping)
+        else {}
+    )
+    problems: list[str] = []
+    seen: list[tuple[Any, Any]] = []
+    for each in ranges if isinstance(ranges, list) else ():
+        ends = _values.address_range(each)
+        if ends is None or network is None:
+            continue
+        first, last = ends
+        where = f"{path}: {_values.show(each)}"
+        if first <= network.network_address or last >= network.broadcast_address:
+            problems.append(
+                f"{where} is not within rack.network {network}, without its first and last address"
+            )
+        problems += [
+            f"{where} has {ip} in it, the ip of {node_id}; leave it out"
+            for ip, node_id in taken.items()
+            if not _values.address("", ip) and first <= ipaddress.IPv4Address(ip) <= last
+        ]
+        problems += [
+            f"{where} overlaps {_values.show(other)}; give each address once"
+            for other, (start, end) in seen
+            if first <= end and start <= last
+        ]
+        seen.append((each, ends))
+    return problems
+
+
+def _check_chart(path: str, body: Mapping[Any, Any]) -> list[str]:
+    given = [key for key in ("repo", "oci", "file") if body.get(key) is not None]
+    if len(given) != 1:
+        which = f"has {' and '.join(given)}" if given else "names no chart"
+        return [f"{path} {which}; give exactly one of repo (with chart), oci, file"]
+    kind, problems = given[0], []
+    if kind == "repo" and body.get("chart") is None:
+        problems.append(f"{path}.chart is missing; write the chart's name in {path}.repo")
+    if kind != "repo" and body.get("chart") is not None:
+        problems.append(f"{path}.chart: only with repo; {kind} names the chart already")
+    if kind == "file" and body.get("version") is not None:
+        problems.append(f"{path}.version: only with repo or oci; the file is what it is")
+    if kind != "file" and body.get("version") is None:
+        problems.append(
+            f'{path}.version is missing; write the exact one, in quotes, for example "1.2.3"'
+        )
+    if kind != "oci" and body.get("plain_http"):
+        problems.append(
+            f"{path}.plain_http: only with oci; a repo says it by its http:// or https://"
+        )
     return problems
 
 

@@ -196,11 +196,51 @@ SCHEMA: dict[str, Any] = {
             ),
             "cni": Key(
                 "choice",
-                "routed",
-                "the pods' network: a bridge on each node and routes between them, no daemon",
-                used="salt/cni/init.sls _runners/rack.py",
-                choices=("routed",),
+                "flannel",
+                "the pods' network. flannel: a daemon on each node, works everywhere; routed: a bridge on"
+                " each node and routes between them, no daemon, all nodes on one switch. Fixed when the"
+                " cluster is made. See docs/services/network.md",
+                used="salt/cni/init.sls _runners/rack.py _modules/cni.py _modules/node.py",
+                choices=("flannel", "routed"),
                 what="CNI of this release",
+            ),
+            "dns_upstream": Key(
+                "list",
+                [],
+                "name servers that the cluster's DNS asks for names which it does not know; none: those"
+                " of the node that it runs on",
+                used="_modules/coredns.py",
+                of=Key("address"),
+                what="addresses",
+            ),
+            "dns_hosts": Key(
+                "yes-no",
+                True,
+                "whether pods find the nodes that have an ip here by name, as pi-01.rack.lan",
+                used="_modules/coredns.py",
+            ),
+            "flannel": Group(
+                "The flannel of kubernetes.cni",
+                used="_modules/cni.py",
+                keys={
+                    "backend": Key(
+                        "choice",
+                        "vxlan",
+                        "vxlan: pods' packets in packets of the nodes; host-gw: routes, faster, all nodes"
+                        " on one switch. Fixed when the cluster is made",
+                        used="_modules/cni.py _modules/node.py salt/cni/flannel.sls",
+                        choices=("vxlan", "host-gw"),
+                        what="backend of flannel",
+                    ),
+                    "image": Key(
+                        "image", "ghcr.io/flannel-io/flannel:v0.28.9", "the daemon's image"
+                    ),
+                    "plugin_image": Key(
+                        "image",
+                        "ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel3",
+                        "the image with the plugin that kubelet calls",
+                    ),
+                },
             ),
             "repo": Group(
                 "The apt repository with kubelet, kubeadm and kubectl."
@@ -300,6 +340,63 @@ SCHEMA: dict[str, Any] = {
                 "the address to serve on; null: all of the storage node's",
                 null=True,
                 used="salt/mirror/files.sls salt/mirror/registry.sls",
+            ),
+            "packages": Key(
+                "yes-no",
+                False,
+                "true: the nodes take Debian's packages from it instead of the internet, as far as"
+                " `salt-run mirror.sync` has fetched them",
+                used="salt/mirror/client.sls",
+            ),
+            "upstream": Group(
+                "where `salt-run mirror.sync` takes from what it puts into the mirror. {minor}"
+                " becomes for example 1.34. See docs/mirror.md",
+                used="_runners/mirror.py",
+                keys={
+                    "debian": Key(
+                        "list",
+                        [],
+                        "apt sources, a line each, for example"
+                        ' ["deb http://deb.debian.org/debian bookworm main"]; none: those of the'
+                        " storage node",
+                        of=Key("apt-line"),
+                        what="apt sources",
+                    ),
+                    "kubernetes": Key(
+                        "url-of-minor",
+                        "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/",
+                        "the apt repository of Kubernetes",
+                    ),
+                    "kubernetes_suite": Key("apt-suite", "/", "its suite"),
+                    "kubernetes_key": Key(
+                        "url-of-minor",
+                        "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/Release.key",
+                        "its signing key",
+                    ),
+                    "kubernetes_key_sha256": Key(
+                        "sha256",
+                        None,
+                        "SHA-256 of that key in hex; null: trust what the URL gives on first use",
+                        null=True,
+                    ),
+                    "image_repository": Key(
+                        "image-repository", "registry.k8s.io", "where kubeadm's images are"
+                    ),
+                    "registries": Table(
+                        "registry-host",
+                        "host",
+                        "other places to copy images from, by the registry's name, as"
+                        " containerd.registries",
+                        keys={
+                            "endpoint": Key(
+                                "url",
+                                meaning="the URL to copy from",
+                                required="write the URL to copy from, for example"
+                                " http://192.168.1.10:5000",
+                            )
+                        },
+                    ),
+                },
             ),
         },
     ),
@@ -522,6 +619,7 @@ SCHEMA: dict[str, Any] = {
                         "number",
                         5000,
                         "where it answers on each node, on localhost only",
+                        used="salt/services/registry/node.sls salt/services/registry/node_absent.sls",
                         least=1024,
                         most=65535,
                     ),
@@ -550,7 +648,12 @@ SCHEMA: dict[str, Any] = {
                         "the registry for other machines of your network, by TLS on each node's address."
                         " Certificate, key and passwords are in a Secret that you make",
                         keys={
-                            "enabled": Key("yes-no", False, "whether they may"),
+                            "enabled": Key(
+                                "yes-no",
+                                False,
+                                "whether they may",
+                                used="salt/services/registry/init.sls _modules/rack_registry.py",
+                            ),
                             "port": Key("number", 30500, "its NodePort", least=30000, most=32767),
                             "password": Key(
                                 "yes-no",
@@ -647,14 +750,144 @@ SCHEMA: dict[str, Any] = {
                 },
             ),
             "ingress": Group(
-                "Traefik: web services by their names, on the nodes' own addresses",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether there is one")},
+                "Traefik: web services by their names, on the nodes' own addresses or on addresses of"
+                " their own. See docs/services/network.md",
+                used="_modules/ingress.py",
+                keys={
+                    "enabled": Key(
+                        "yes-no", False, "whether there is one", used="salt/services/init.sls"
+                    ),
+                    "image": Key("image", "docker.io/library/traefik:v3.7.13", "Traefik's image"),
+                    "nodes": Key(
+                        "list",
+                        [],
+                        "the nodes on whose ports 80 and 443 it answers; none: all that take pods, but"
+                        " one with the mirror, which has port 80 itself",
+                        of=Key("node-id"),
+                        what="ids of nodes",
+                    ),
+                    "load_balancer": Key(
+                        "choice",
+                        "none",
+                        "metallb: it answers on the first of addresses instead, wherever it runs; further"
+                        " ones are for other Services of type LoadBalancer",
+                        used="_modules/ingress.py _modules/helm.py",
+                        choices=("none", "metallb"),
+                        what="load balancer of this release",
+                    ),
+                    "addresses": Key(
+                        "list",
+                        [],
+                        "for metallb: addresses in rack.network that nobody else has or is given, for"
+                        " example [192.168.1.240-192.168.1.249]",
+                        of=Key("address-range"),
+                        what="ranges of addresses",
+                    ),
+                    "metallb_repo": Key(
+                        "url",
+                        "https://metallb.github.io/metallb",
+                        "the repository with MetalLB's chart",
+                        used="_modules/helm.py",
+                    ),
+                    "metallb_version": Key(
+                        "chart-version",
+                        "0.15.3",
+                        "the version of its chart, in quotes",
+                        used="_modules/helm.py",
+                    ),
+                },
             ),
             "certificates": Group(
-                "cert-manager with a private authority of the rack",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether there are any")},
+                "cert-manager with a private authority of the rack. See docs/services/network.md",
+                used="_modules/rack_ca.py",
+                keys={
+                    "enabled": Key(
+                        "yes-no",
+                        False,
+                        "whether there are any",
+                        used="salt/services/init.sls _modules/helm.py",
+                    ),
+                    "domains": Key(
+                        "list",
+                        [],
+                        "for which names the authority may sign, besides rack.domain, the services' own and"
+                        " addresses in rack.network. Fixed when it is made",
+                        of=Key("domain"),
+                        what="domains",
+                    ),
+                    "chart": Key(
+                        "oci-chart",
+                        "oci://quay.io/jetstack/charts/cert-manager",
+                        "cert-manager's chart",
+                        used="_modules/helm.py",
+                    ),
+                    "version": Key(
+                        "chart-version",
+                        "v1.20.3",
+                        "the version of its chart, in quotes",
+                        used="_modules/helm.py",
+                    ),
+                },
+            ),
+        },
+    ),
+    "helm": Group(
+        "Helm charts on the cluster. See docs/services/helm.md",
+        used="_modules/helm.py",
+        keys={
+            "releases": Table(
+                "release-name",
+                "name",
+                "The releases by name, each from one chart: repo and chart, or oci, or file. One that is"
+                " taken out of here is uninstalled; those of others are left alone",
+                used="_modules/helm.py salt/helm/init.sls",
+                example="greeter: {namespace: web, file: salt://charts/greeter}",
+                keys={
+                    "namespace": Key(
+                        "kubernetes-name",
+                        meaning="its namespace, made if there is none; left out: default",
+                    ),
+                    "chart": Key("chart-name", meaning="with repo: the chart's name in it"),
+                    "repo": Key(
+                        "url",
+                        meaning="URL of a repository of charts, for example"
+                        " https://grafana.github.io/helm-charts",
+                    ),
+                    "oci": Key(
+                        "oci-chart",
+                        meaning="a chart in a registry, for example oci://ghcr.io/someone/charts/name",
+                    ),
+                    "file": Key(
+                        "chart-file",
+                        meaning="a chart as folder or .tgz: salt://charts/name, below salt/ of the"
+                        " checkout on the master, or a path on the control plane",
+                    ),
+                    "version": Key(
+                        "chart-version", meaning="with repo or oci: the chart's exact version"
+                    ),
+                    "plain_http": Key(
+                        "yes-no", meaning="true: the registry of oci has no TLS, as the rack's own"
+                    ),
+                    "values": Key("mapping", meaning="laid over the chart's own. No secrets here"),
+                    "values_from": Key(
+                        "path",
+                        meaning="a YAML file on the control plane that only root may read, laid over"
+                        " values: for secrets. Nothing of it is ever shown",
+                    ),
+                    "timeout": Key(
+                        "number",
+                        meaning="seconds that its pods have to become available; left out: 300",
+                        least=10,
+                        most=3600,
+                        unit="seconds",
+                    ),
+                },
+            ),
+            "source": Key(
+                "url",
+                None,
+                "URL of the folder that Helm itself is fetched from, by its hash; null: the rack's mirror",
+                null=True,
             ),
         },
     ),
@@ -896,7 +1129,14 @@ SCHEMA: dict[str, Any] = {
         "How the master brings nodes into the cluster",
         used="_runners/rack.py",
         keys={
-            "parallel": Key("number", 3, "nodes at a time", least=1, most=50, unit="nodes"),
+            "parallel": Key(
+                "number",
+                5,
+                "nodes at a time; each takes some 20 MiB of the master's memory meanwhile",
+                least=1,
+                most=50,
+                unit="nodes",
+            ),
             "sweep_minutes": Key(
                 "number",
                 5,

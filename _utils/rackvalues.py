@@ -291,6 +291,32 @@ def _address_or_network(path: str, value: Any, key: Any) -> list[str]:
     return _network(path, value, key) if is_network else address(path, value)
 
 
+def address_range(value: Any) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address] | None:
+    """Return the first and the last address of a range, None for what is none.
+
+    value
+        ``192.168.1.240-192.168.1.249``, a network, or one address.
+    """
+    try:
+        if isinstance(value, str) and "-" in value:
+            first, _, last = value.partition("-")
+            ends = ipaddress.IPv4Address(first.strip()), ipaddress.IPv4Address(last.strip())
+            return ends if ends[0] <= ends[1] else None
+        network = ipaddress.IPv4Network(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return (network[0], network[-1]) if network else None
+
+
+def _address_range(path: str, value: Any, _: Any) -> list[str]:
+    if address_range(value):
+        return []
+    return [
+        f"{path}: {show(value)} is no range of addresses; write first and last, like"
+        " 192.168.1.240-192.168.1.249, or a network"
+    ]
+
+
 def _open_port(path: str, value: Any, key: Any) -> list[str]:
     """Refuse what is no port to be opened: ``{port: 80, proto: tcp, from: [192.168.1.0/24]}``."""
     example = "{port: 80, from: [192.168.1.0/24]}"
@@ -531,6 +557,9 @@ KINDS = {
     ),
     "network": Kind(_network, "an IPv4 network, like 192.168.1.0/24"),
     "address-or-network": Kind(_address_or_network, "an IPv4 address or network"),
+    "address-range": Kind(
+        _address_range, "a range of IPv4 addresses, like 192.168.1.240-192.168.1.249"
+    ),
     "address": Kind(address, "an IPv4 address, like 192.168.1.21"),
     "open-port": Kind(
         _open_port, "a mapping of port (1 to 65535), proto (tcp or udp), from (a list, as allow)"
@@ -539,6 +568,11 @@ KINDS = {
     # where things come from
     "url": Kind(_url, "a URL, like http://192.168.1.10/apt"),
     "url-of-minor": Kind(_url_of_minor, "a URL, in which {minor} becomes for example 1.34"),
+    "apt-line": _pattern(
+        r"deb (\[[A-Za-z0-9 =/._,-]+\] )?[a-z]+:/[^\s\"'\\]+( [A-Za-z0-9._/-]+)+",
+        "apt source on one line",
+        '"deb http://deb.debian.org/debian bookworm main"',
+    ),
     "apt-suite": _pattern(r"[A-Za-z0-9._/-]+", "suite of an apt repository", '"/"'),
     "sha256": _pattern(
         r"[0-9a-f]{64}", "SHA-256 in hex", "64 digits, or null", "a SHA-256, 64 digits in hex"
@@ -570,6 +604,33 @@ KINDS = {
         r"[A-Za-z0-9.+~]+", "revision of a Debian package (what follows its hyphen)", '"1.1"'
     ),
     "preflight-check": _pattern(r"[A-Za-z0-9-]+", "check of kubeadm's preflight", "NumCPU"),
+    "kubernetes-name": _pattern(
+        _LABEL, "name of a namespace (lower-case letters, digits, -)", "web"
+    ),
+    # Helm
+    "release-name": _pattern(
+        r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?",
+        "name of a release (lower-case letters, digits, -, at most 53)",
+        "greeter",
+    ),
+    "chart-name": _pattern(
+        r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", "name of a chart", "grafana"
+    ),
+    "oci-chart": _pattern(
+        r"oci://" + _HOST_PORT + r"(/[a-z0-9][a-z0-9._-]*)+",
+        "chart in a registry (no version in it)",
+        "oci://ghcr.io/someone/charts/name",
+    ),
+    "chart-file": _pattern(
+        r"(salt:/)?(/(?!\.\.?(/|\Z))[A-Za-z0-9._+-]+)+",
+        "chart on disk (no .., no slash at the end)",
+        "salt://charts/greeter",
+    ),
+    "chart-version": _pattern(
+        r"v?[0-9]+\.[0-9]+\.[0-9]+([+-][0-9A-Za-z.+-]+)?",
+        "exact version of a chart (three numbers)",
+        '"8.5.1"',
+    ),
     # disks and folders
     "backend": Kind(_backend, "one of"),
     "folder": Kind(folder, "a folder of its own, like /srv/containers"),

@@ -34,7 +34,22 @@ kubernetes:
   api_port: 6443  # TCP port of the API server on the control plane
   image_repository: registry.k8s.io  # where kubeadm takes the control plane's images from
   dns: true  # false: no cluster DNS (kubeadm's coredns add-on is skipped)
-  cni: routed  # the pods' network: a bridge on each node and routes between them, no daemon
+  # the pods' network. flannel: a daemon on each node, works everywhere; routed: a bridge on each
+  # node and routes between them, no daemon, all nodes on one switch. Fixed when the cluster is
+  # made. See docs/services/network.md
+  cni: flannel
+  # name servers that the cluster's DNS asks for names which it does not know; none: those of the
+  # node that it runs on
+  dns_upstream: []
+  dns_hosts: true  # whether pods find the nodes that have an ip here by name, as pi-01.rack.lan
+  # The flannel of kubernetes.cni
+  flannel:
+    # vxlan: pods' packets in packets of the nodes; host-gw: routes, faster, all nodes on one
+    # switch. Fixed when the cluster is made
+    backend: vxlan
+    image: "ghcr.io/flannel-io/flannel:v0.28.9"  # the daemon's image
+    # the image with the plugin that kubelet calls
+    plugin_image: "ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel3"
   # The apt repository with kubelet, kubeadm and kubectl. {minor} becomes for example 1.34.
   repo:
     url: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/"  # where it is
@@ -62,6 +77,24 @@ containerd:
 mirror:
   enabled: true  # whether there is one
   listen: null  # the address to serve on; null: all of the storage node's
+  # true: the nodes take Debian's packages from it instead of the internet, as far as `salt-run
+  # mirror.sync` has fetched them
+  packages: false
+  # where `salt-run mirror.sync` takes from what it puts into the mirror. {minor} becomes for
+  # example 1.34. See docs/mirror.md
+  upstream:
+    # apt sources, a line each, for example ["deb http://deb.debian.org/debian bookworm main"];
+    # none: those of the storage node
+    debian: []
+    # the apt repository of Kubernetes
+    kubernetes: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/"
+    kubernetes_suite: "/"  # its suite
+    kubernetes_key: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/Release.key"  # its signing key
+    # SHA-256 of that key in hex; null: trust what the URL gives on first use
+    kubernetes_key_sha256: null
+    image_repository: registry.k8s.io  # where kubeadm's images are
+    # other places to copy images from, by the registry's name, as containerd.registries
+    registries: {}
 
 # The share: the storage node's disk, served to the others over NFS. See docs/nfs.md
 nfs:
@@ -164,12 +197,38 @@ services:
     enabled: false  # whether there is one
     image: "ghcr.io/headlamp-k8s/headlamp:v0.43.0"  # Headlamp
     node_port: null  # port on each node at which it answers; null: only by kubectl port-forward
-  # Traefik: web services by their names, on the nodes' own addresses
+  # Traefik: web services by their names, on the nodes' own addresses or on addresses of their own.
+  # See docs/services/network.md
   ingress:
     enabled: false  # whether there is one
-  # cert-manager with a private authority of the rack
+    image: "docker.io/library/traefik:v3.7.13"  # Traefik's image
+    # the nodes on whose ports 80 and 443 it answers; none: all that take pods, but one with the
+    # mirror, which has port 80 itself
+    nodes: []
+    # metallb: it answers on the first of addresses instead, wherever it runs; further ones are for
+    # other Services of type LoadBalancer
+    load_balancer: none
+    # for metallb: addresses in rack.network that nobody else has or is given, for example
+    # [192.168.1.240-192.168.1.249]
+    addresses: []
+    metallb_repo: "https://metallb.github.io/metallb"  # the repository with MetalLB's chart
+    metallb_version: "0.15.3"  # the version of its chart, in quotes
+  # cert-manager with a private authority of the rack. See docs/services/network.md
   certificates:
     enabled: false  # whether there are any
+    # for which names the authority may sign, besides rack.domain, the services' own and addresses
+    # in rack.network. Fixed when it is made
+    domains: []
+    chart: "oci://quay.io/jetstack/charts/cert-manager"  # cert-manager's chart
+    version: v1.20.3  # the version of its chart, in quotes
+
+# Helm charts on the cluster. See docs/services/helm.md
+helm:
+  # The releases by name, each from one chart: repo and chart, or oci, or file. One that is taken
+  # out of here is uninstalled; those of others are left alone
+  releases: {}
+  # URL of the folder that Helm itself is fetched from, by its hash; null: the rack's mirror
+  source: null
 
 # What each node's system is like. See docs/node-preparation.md
 system:
@@ -236,7 +295,7 @@ strangers:
 
 # How the master brings nodes into the cluster
 reconcile:
-  parallel: 3  # nodes at a time
+  parallel: 5  # nodes at a time; each takes some 20 MiB of the master's memory meanwhile
   sweep_minutes: 5  # look at the whole rack this often, also when nothing was heard
   # wait after the 1st, 2nd ... failure of a node; then the last
   backoff_seconds: [15, 60, 300, 900]

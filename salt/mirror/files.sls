@@ -32,6 +32,19 @@ mirror-nginx-site:
             location /registry/ { deny all; }
             location ~ /\. { deny all; }
         }
+
+        # For apt (pillar mirror.packages): the addresses of the internet, as far as they were synced.
+        server {
+            listen {{ pillar['mirror']['listen'] or '*' }}:3142;
+            root /srv/saltberry/mirror/apt/$host;
+            server_tokens off;
+
+            allow {{ pillar['rack']['network'] }};
+            allow 127.0.0.0/8;
+            deny all;
+
+            location ~ /\. { deny all; }
+        }
     - require:
       - debs: mirror-nginx-packages
 

@@ -4,7 +4,8 @@ include:
 
 mirror-registry-packages:
   debs.installed:
-    - packages: [docker-registry]
+    # skopeo: salt-run mirror.sync
+    - packages: [docker-registry, skopeo]
 
 mirror-registry-config:
   file.managed:

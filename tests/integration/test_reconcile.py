@@ -31,7 +31,10 @@ sys.path.insert(0, str(REPO / "_utils"))
 import routes  # (the master computes digests with the same file)
 
 HERE = Path(__file__).parent / "standin"
-SETTINGS = "reconcile: {parallel: 2, backoff_seconds: [600, 3600], ready_timeout: 60}\n"
+SETTINGS = (
+    "reconcile: {parallel: 2, backoff_seconds: [600, 3600], ready_timeout: 60}\n"
+    "kubernetes: {cni: routed}\n"
+)
 
 
 class Standin:

@@ -1,5 +1,7 @@
 # The node that runs the API server, the controllers and etcd.
 include:
+  # Where packages come from, before any is installed
+  - mirror.client
   - base
   # The engines' disk before the engines, their data where it belongs before they are used.
   - nfs.client
@@ -18,11 +20,14 @@ include:
   # After docker: people may be in its group.
   - system
   - firewall
+  - cni.chosen
   - kubernetes
   - kubeadm.initialized
   - cni
+  - kubernetes_dns
   # After the join, which writes what it keeps.
   - kubelet
   - services.nodes
   - services
+  - helm
   - salt_minion

@@ -8,4 +8,5 @@ include:
   - nfs.server
   - mirror
   - services.metrics.node
+  - helm.mirror
   - salt_minion

@@ -1,5 +1,7 @@
 # A node that runs pods.
 include:
+  # Where packages come from, before any is installed
+  - mirror.client
   - base
   # The engines' disk before the engines, their data where it belongs before they are used.
   - nfs.client
@@ -18,6 +20,7 @@ include:
   # After docker: people may be in its group.
   - system
   - firewall
+  - cni.chosen
   - kubernetes
   - kubeadm.joined
   - cni

@@ -34,10 +34,19 @@ services-registry-collect-timer:
         [Install]
         WantedBy=timers.target
 
+services-registry-collect-units-read:
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: services-registry-collect-timer
+      - file: services-registry-collect-service
+
 services-registry-collected:
   service.running:
     - name: saltberry-registry-collect.timer
     - enable: True
+    - require:
+      - module: services-registry-collect-units-read
     - watch:
       - file: services-registry-collect-timer
       - file: services-registry-collect-service

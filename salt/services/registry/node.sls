@@ -25,7 +25,6 @@ services-registry-proxy:
         Requires=saltberry-registry.socket
         After=saltberry-registry.socket
         [Service]
-        Type=notify
         ExecStart=/usr/lib/systemd/systemd-socket-proxyd --exit-idle-time=5min {{ salt['rack_registry.address']() }}:5000
         DynamicUser=yes
         NoNewPrivileges=yes
@@ -34,10 +33,20 @@ services-registry-proxy:
         RestrictAddressFamilies=AF_UNIX AF_INET
         MemoryMax=64M
 
+# Before the socket is started: systemd refuses one whose service it does not know.
+services-registry-units-read:
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: services-registry-socket
+      - file: services-registry-proxy
+
 services-registry-listening:
   service.running:
     - name: saltberry-registry.socket
     - enable: True
+    - require:
+      - module: services-registry-units-read
     - watch:
       - file: services-registry-socket
 
