@@ -666,13 +666,14 @@ SCHEMA: dict[str, Any] = {
             ),
             "metrics": Group(
                 "What the nodes and pods use: kubectl top, InfluxDB, Grafana. See docs/services/metrics.md",
-                used="salt/services/init.sls salt/services/metrics _modules/metrics.py",
+                used="salt/services/init.sls salt/services/metrics/node.sls _modules/metrics.py",
                 keys={
                     "enabled": Key("yes-no", False, "whether it is measured"),
                     "interval": Key(
                         "number",
                         30,
                         "seconds from one measurement to the next",
+                        used="_modules/metrics.py salt/services/metrics/throttling.sls",
                         least=10,
                         most=300,
                     ),
@@ -734,7 +735,7 @@ SCHEMA: dict[str, Any] = {
             ),
             "dashboard": Group(
                 "Headlamp: the cluster in a browser. See docs/services/dashboard.md",
-                used="salt/services/init.sls salt/services/dashboard",
+                used="salt/services/init.sls salt/services/dashboard/init.sls",
                 keys={
                     "enabled": Key("yes-no", False, "whether there is one"),
                     "image": Key("image", "ghcr.io/headlamp-k8s/headlamp:v0.43.0", "Headlamp"),
