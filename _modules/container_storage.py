@@ -465,8 +465,9 @@ def plan(
     }  # fmt: skip
     if moves:
         _plan_engines(moves, result)
+        files = _plan_sizes(moves, result)
     if moves and mounted:
-        _plan_room(moves, result, margin)
+        _plan_room(moves, result, files, margin)
         for engine, move in moves.items():
             problems += _move_problems(engine, move, target)
         problems += _overlay_problems(moves) if not problems else []
@@ -573,20 +574,31 @@ def _docker_problems(
                             "show the old one: make it again after the move")  # fmt: skip
 
 
-def _plan_room(moves: Mapping[str, Any], result: dict[str, Any], margin: float) -> None:
-    """Fill in sizes, and refuse targets without room for them."""
-    disks: dict[str, list[int]] = {}
+def _plan_sizes(moves: Mapping[str, Any], result: dict[str, Any]) -> dict[str, int]:
+    """Fill in the sizes of what is to be moved; return the number of files of each engine."""
+    files = {}
     for engine, move in moves.items():
         size = __utils__["tree_copy.measure"](move["from"])
         result["sizes"][engine] = size["bytes"]
         result["bytes"] += size["bytes"]
         result["files"] += size["files"]
+        files[engine] = size["files"]
+    return files
+
+
+def _plan_room(
+    moves: Mapping[str, Any], result: dict[str, Any], files_of: Mapping[str, int], margin: float
+) -> None:
+    """Refuse targets without room for what is to be moved."""
+    disks: dict[str, list[int]] = {}
+    for engine, move in moves.items():
         place = _existing(move["to"])
         # An earlier copy is brought up to date and takes no room twice.
         have = __utils__["tree_copy.measure"](move["to"])
         need = disks.setdefault(__utils__["copy_target.mount_of"](place)["point"], [0, 0])
-        need[0] += max(0, int(size["bytes"] * (1 + margin)) + _SPARE_BYTES - have["bytes"])
-        need[1] += max(0, int(size["files"] * (1 + margin)) - have["files"])
+        size = int(result["sizes"][engine] * (1 + margin)) + _SPARE_BYTES
+        need[0] += max(0, size - have["bytes"])
+        need[1] += max(0, int(files_of[engine] * (1 + margin)) - have["files"])
     for point, (size, files) in disks.items():
         room = __utils__["copy_target.room"](point)
         result["free_bytes"] = min(room["bytes"], result["free_bytes"] or room["bytes"])

@@ -69,7 +69,7 @@ def values() -> dict[str, Any]:
 
 
 def lan_lacks() -> list[str]:
-    """Return which keys the Secret for the LAN lacks: ``tls.crt``, ``tls.key``, ``htpasswd``.
+    """Return which of :func:`lan_files` the Secret for the LAN lacks.
 
     Empty where nothing is asked for, and where there is no cluster yet.
 
@@ -79,13 +79,23 @@ def lan_lacks() -> list[str]:
 
         salt 'cp1' rack_registry.lan_lacks
     """
-    lan = _settings()["lan"]
-    there = _secret() if lan["enabled"] else None
+    there = _secret() if _settings()["lan"]["enabled"] else None
     if there is None:
         return []
-    wanted = ["tls.crt", "tls.key", *(["htpasswd"] if lan["password"] else [])]
     content = there.get("data") or {}
-    return [key for key in wanted if not content.get(key)]
+    return [key for key in lan_files() if not content.get(key)]
+
+
+def lan_files() -> list[str]:
+    """Return what has to be in the Secret for the LAN.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'cp1' rack_registry.lan_files
+    """
+    return ["tls.crt", "tls.key", *(["htpasswd"] if _settings()["lan"]["password"] else [])]
 
 
 def _secret() -> dict[str, Any] | None:

@@ -219,6 +219,8 @@ class Apt:
 def _put(source: Path, target: Path) -> None:
     """Have a file under another name, too, in one step and without taking room twice."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and target.samefile(source):
+        return  # renaming one name of a file to another of the same does nothing, and leaves both
     spare = target.with_name(f".{target.name}.new")
     spare.unlink(missing_ok=True)
     try:

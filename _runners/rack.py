@@ -180,7 +180,7 @@ def _settings(rack: Any) -> dict[str, Any]:
     """Return the pillar's ``reconcile`` key with its defaults."""
     given = rack.pillar.get("reconcile") or {}
     return {
-        "parallel": 3,
+        "parallel": 5,
         "backoff_seconds": [15, 60, 300, 900],
         "ready_timeout": 180,
         "drain_timeout": 300,

@@ -27,11 +27,11 @@ def lan_certified(name: str) -> dict[str, Any]:
         return {**ret, "result": False, "comment": str(exc)}
     if not missing:
         return {**ret, "comment": "nothing is missing"}
-    files = " ".join(f"--from-file={key}" for key in missing)
+    files = " ".join(f"--from-file={key}" for key in __salt__["rack_registry.lan_files"]())
     return {
         **ret,
         "result": False,
         "comment": f"services.registry.lan: the Secret lan lacks {', '.join(missing)}, so other machines"
-        f" cannot use the registry yet; have these files and run: kubectl -n registry create secret"
-        f" generic lan {files} (docs/services.md), then apply again",
+        " cannot use the registry yet; make it (anew) and apply again: kubectl -n registry create secret"
+        f" generic lan {files} (docs/services.md has all commands)",
     }

@@ -1128,7 +1128,14 @@ SCHEMA: dict[str, Any] = {
         "How the master brings nodes into the cluster",
         used="_runners/rack.py",
         keys={
-            "parallel": Key("number", 3, "nodes at a time", least=1, most=50, unit="nodes"),
+            "parallel": Key(
+                "number",
+                5,
+                "nodes at a time; each takes some 20 MiB of the master's memory meanwhile",
+                least=1,
+                most=50,
+                unit="nodes",
+            ),
             "sweep_minutes": Key(
                 "number",
                 5,

@@ -295,7 +295,7 @@ strangers:
 
 # How the master brings nodes into the cluster
 reconcile:
-  parallel: 3  # nodes at a time
+  parallel: 5  # nodes at a time; each takes some 20 MiB of the master's memory meanwhile
   sweep_minutes: 5  # look at the whole rack this often, also when nothing was heard
   # wait after the 1st, 2nd ... failure of a node; then the last
   backoff_seconds: [15, 60, 300, 900]

@@ -125,7 +125,7 @@ def test_a_blank_pi_becomes_ready_from_the_synced_mirror_alone(synced: Synced, p
     usual = lab.rack.apt_source
     with in_place(lab):
         try:
-            lab.rack.apt_source = "deb http://debian.lab/apt/debian bookworm main"
+            lab.rack.apt_source = usual.replace("@MIRROR@", "http://debian.lab")
             node = lab.plug(pi)
             lab.wait_ready(pi)
         finally:

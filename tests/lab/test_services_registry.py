@@ -24,6 +24,8 @@ ALL = "nfs1,cp1,pi-01"
 NODES = ("cp1", "pi-01")
 TAINT = "node-role.kubernetes.io/master"
 IMAGE = "localhost:5000/hello"
+# bcrypt, of "open sesame"
+HASH = "$2b$05$NZHPJEETtchtYHQX750jHetbs/yFNaGzrnwWqLTaEng5oBYc5opVi"
 SERVICES: dict[str, Any] = {
     "storage": {
         "enabled": True,
@@ -202,6 +204,45 @@ def test_what_nothing_needs_is_collected_and_the_rest_stays(site: Lab, pushed: s
     pi.run("docker", "rmi", pushed)
     pi.run("docker", "pull", pushed)
     assert apply(site)["cp1"] == {}, "the restart is no drift"
+
+
+def test_other_machines_use_it_by_tls_and_password_once_a_person_made_these(
+    site: Lab, before: dict[str, Any], pushed: str
+) -> None:
+    lan = {"lan": {"enabled": True}}
+    wanted = {**SERVICES, "registry": {**SERVICES["registry"], **lan}}
+    cp1, pi = site.control_plane, site.node("pi-01")
+
+    def applied() -> list[Any]:
+        done = site.salt("cp1", "state.apply", "services", "queue=True")["cp1"]
+        return [each["comment"] for each in done.values() if each["result"] is False]
+
+    site.master.write(
+        PILLAR, yaml.safe_dump({**before, "services": wanted, "docker": {"enabled": True}})
+    )
+    (said,) = applied()
+    assert "kubectl -n registry create secret generic lan --from-file=tls.crt" in said
+    name = f"/CN=registry -addext subjectAltName=IP:{pi.ip}".split()
+    cp1.run(
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-keyout", "/root/tls.key", "-out", "/root/tls.crt", "-subj", *name,
+    )  # fmt: skip
+    cp1.write("/root/htpasswd", f"me:{HASH}\n")
+    files = [f"--from-file=/root/{each}" for each in ("tls.crt", "tls.key", "htpasswd")]
+    site.kubectl("-n", "registry", "create", "secret", "generic", "lan", *files)
+    assert applied() == []
+    assert applied() == []
+
+    def code(*argv: str) -> str:
+        words = ("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "5", *argv)
+        url = f"https://{pi.ip}:30500/v2/_catalog"
+        return cp1.run(*words, "--cacert", "/root/tls.crt", url, check=False).stdout
+
+    site.wait("the door to the LAN", lambda: code() == "401")
+    assert code("-u", "me:open sesame") == "200"
+    assert code("-u", "me:sesame") == "401"
+    assert catalog(site, "pi-01") == ["hello"], "the rack itself needs neither"
+    cp1.run("rm", "/root/tls.key", "/root/tls.crt", "/root/htpasswd")
 
 
 def test_the_example_site_answers(site: Lab) -> None:

@@ -149,6 +149,15 @@ def test_a_plan_says_what_would_move_and_changes_nothing(node: Node, disk: Path)
     assert sorted(node.root.rglob("*")) == before
 
 
+def test_a_plan_for_a_disk_that_is_still_to_be_mounted_says_how_much_would_move(node: Node) -> None:
+    (node.root / "docker/image").write_bytes(b"x" * 5000)
+    plan = storage.plan("/srv/not-yet", mounted=False)
+    assert plan["problems"] == []
+    assert plan["bytes"] >= 5000
+    assert plan["files"] >= 3
+    assert plan["free_bytes"] is None
+
+
 @pytest.mark.parametrize(
     ("setup", "words"),
     [

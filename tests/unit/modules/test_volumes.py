@@ -135,7 +135,9 @@ def cluster(
     told = {"volumes.released": volumes.released, "volumes.open_again": volumes.open_again}
     monkeypatch.setattr(state, "__salt__", told, raising=False)
     monkeypatch.setattr(state, "__opts__", {"test": False}, raising=False)
-    lacks = {"rack_registry.lan_lacks": rack_registry.lan_lacks}
+    lacks = {
+        f"rack_registry.{name}": getattr(rack_registry, name) for name in ("lan_lacks", "lan_files")
+    }
     monkeypatch.setattr(registry_state, "__salt__", lacks, raising=False)
     yield api, monkeypatch
 
