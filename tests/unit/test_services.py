@@ -6,6 +6,7 @@ service with its pillars to CASES.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,7 +51,17 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "registry": {"enabled": True, "lan": {"enabled": True, "password": False}},
         },
     },
+    "ingress": {
+        "on the nodes": {"ingress": {"enabled": True}},
+        "on one node": {"ingress": {"enabled": True, "nodes": ["pi-01"]}},
+        "an address of its own": {
+            "ingress": {"enabled": True, "load_balancer": "metallb",
+                        "addresses": ["192.168.1.240-192.168.1.249"]}
+        },
+    },
 }  # fmt: skip
+# Kinds that MetalLB brings: what is said in them is its own chart's to judge.
+METALLB = {"ipaddresspools": "IPAddressPool", "l2advertisements": "L2Advertisement"}
 ALL = [(service, name) for service, cases in CASES.items() for name in cases]
 # Each is rendered on a share by NFS, and on one that comes by other means.
 SHARES = {"nfs": {}, "by other means": {"nfs": {"manage_mounts": False}}}
@@ -140,8 +151,13 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube_api.Api]:
     if kube_api.missing():
         pytest.skip(kube_api.missing())
     with kube_api.running(tmp_path_factory.mktemp("api"), ("namespace", "serviceaccount")) as made:
-        for service in ("storage", "registry"):
+        for service in ("storage", "registry", "ingress", "metallb-system"):
             made.kubectl("create", "namespace", service)
+        for plural, kind in METALLB.items():
+            made.kubectl(
+                "apply", "-f", "-", stdin=json.dumps(kube_api.any_kind("metallb.io", plural, kind))
+            )
+        made.kubectl("wait", "--for=condition=established", "crd", "--all", "--timeout=60s")
         yield made
 
 
@@ -225,3 +241,26 @@ def test_untagged_images_go_only_when_asked(objects: Callable[..., Objects]) -> 
     for name, there in (("plain", False), ("untagged", True)):
         script = named(objects("registry", name), "ConfigMap", "registry")["data"]["collect"]
         assert ("--delete-untagged" in script) is there
+
+
+def test_the_ingress_is_on_the_nodes_own_ports_or_on_an_address(
+    objects: Callable[..., Objects],
+) -> None:
+    made = named(objects("ingress", "on the nodes"), "DaemonSet", "traefik")["spec"]["template"][
+        "spec"
+    ]
+    ports = {each["name"]: each.get("hostPort") for each in made["containers"][0]["ports"]}
+    assert ports == {"web": 80, "websecure": 443, "ping": None}
+    assert "affinity" not in made or "NotIn" in str(made["affinity"])
+    assert "'values': ['pi-01']" in str(
+        named(objects("ingress", "on one node"), "DaemonSet", "traefik")
+    )
+    balanced = objects("ingress", "an address of its own")
+    assert named(balanced, "IPAddressPool", "rack")["spec"] == {
+        "addresses": ["192.168.1.240-192.168.1.249"]
+    }
+    assert named(balanced, "Service", "traefik")["spec"]["type"] == "LoadBalancer"
+    assert "hostPort" not in str(named(balanced, "Deployment", "traefik"))
+    for found in (balanced, objects("ingress", "on the nodes")):
+        (name,) = (each["metadata"] for each in found if each["kind"] == "IngressClass")
+        assert name["annotations"] == {"ingressclass.kubernetes.io/is-default-class": "true"}
