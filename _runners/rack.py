@@ -1386,7 +1386,7 @@ def authority() -> Any:
 
     .. code-block:: bash
 
-        salt-run rack.authority > rack-ca.crt
+        salt-run rack.authority
     """
     try:
         text = _call(_rack().control_planes[0], "rack_ca.certificate", {}, limit=API_LIMIT)

@@ -710,8 +710,8 @@ def _check_ranges(pillar: Mapping[str, Any], path: str, ranges: Any) -> list[str
 def _check_chart(path: str, body: Mapping[Any, Any]) -> list[str]:
     given = [key for key in ("repo", "oci", "file") if body.get(key) is not None]
     if len(given) != 1:
-        which = f"has {' and '.join(given)}" if given else "names no chart"
-        return [f"{path} {which}; give exactly one of repo (with chart), oci, file"]
+        which = f"it has {' and '.join(given)}" if given else "it names no chart"
+        return [f"{path}: {which}; give exactly one of repo (with chart), oci, file"]
     kind, problems = given[0], []
     if kind == "repo" and body.get("chart") is None:
         problems.append(f"{path}.chart is missing; write the chart's name in {path}.repo")
