@@ -149,8 +149,8 @@ def test_kubernetes_is_not_removed_from_a_member(
 
 def test_roles_hold_what_they_should(highstate: Any) -> None:
     ids = {"-".join(roles): {chunk["__id__"] for chunk in highstate(roles)} for roles in ROLES}
-    assert {"base-swap", "containerd-running", "kubeadm-joined", "cni-routed"} <= ids["worker"]
-    assert {"base-swap", "kubeadm-initialized", "cni-routed"} <= ids["control_plane"]
+    assert {"base-swap", "containerd-running", "kubeadm-joined", "cni-chosen"} <= ids["worker"]
+    assert {"base-swap", "kubeadm-initialized", "cni-flannel-applied"} <= ids["control_plane"]
     storage = ids["storage-master"]
     assert {"base-hosts", "mirror-nginx-running", "kubeconfig-admin"} <= storage
     assert not {"base-swap", "containerd-running", "kubernetes-packages"} & storage
