@@ -200,7 +200,7 @@ SCHEMA: dict[str, Any] = {
                 "the pods' network. flannel: a daemon on each node, works everywhere; routed: a bridge on"
                 " each node and routes between them, no daemon, all nodes on one switch. Fixed when the"
                 " cluster is made. See docs/services/network.md",
-                used="salt/cni/init.sls _runners/rack.py _modules/cni.py _modules/node.py",
+                used="salt/cni/init.sls salt/cni/chosen.sls _runners/rack.py _modules/cni.py _modules/node.py",
                 choices=("flannel", "routed"),
                 what="CNI of this release",
             ),
@@ -496,7 +496,8 @@ SCHEMA: dict[str, Any] = {
                 "yes-no",
                 False,
                 "whether nodes that run pods have it",
-                used="salt/roles/worker/init.sls salt/roles/control_plane/init.sls",
+                used="salt/roles/worker/init.sls salt/roles/control_plane/init.sls"
+                " salt/docker/absent.sls",
             ),
             "log_max_size": Key(
                 "log-size", "10m", "a container's log file is rotated at this size (k, m or g)"
