@@ -333,7 +333,12 @@ SCHEMA: dict[str, Any] = {
         "The mirror of packages and images on the storage node, which nodes without internet"
         " install from",
         keys={
-            "enabled": Key("yes-no", True, "whether there is one", used="salt/mirror/init.sls"),
+            "enabled": Key(
+                "yes-no",
+                True,
+                "whether there is one",
+                used="salt/mirror/init.sls salt/helm/mirror.sls",
+            ),
             "listen": Key(
                 "address",
                 None,
@@ -834,14 +839,14 @@ SCHEMA: dict[str, Any] = {
     ),
     "helm": Group(
         "Helm charts on the cluster. See docs/services/helm.md",
-        used="_modules/helm.py",
+        used="_modules/helm.py salt/helm/mirror.sls",
         keys={
             "releases": Table(
                 "release-name",
                 "name",
                 "The releases by name, each from one chart: repo and chart, or oci, or file. One that is"
                 " taken out of here is uninstalled; those of others are left alone",
-                used="_modules/helm.py salt/helm/init.sls",
+                used="_modules/helm.py salt/helm/init.sls salt/helm/mirror.sls",
                 example="greeter: {namespace: web, file: salt://charts/greeter}",
                 keys={
                     "namespace": Key(
