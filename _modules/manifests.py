@@ -650,6 +650,9 @@ def _available(each: Mapping[str, Any]) -> bool:
         wanted = each["spec"].get("replicas", 1)
         up = "availableReplicas" if each["kind"] == "Deployment" else "readyReplicas"
         have = (status.get(up, 0), status.get("updatedReplicas", 0))
+        # An old pod that is up does not count for a new one that does not come
+        if each["kind"] == "Deployment" and status.get("replicas", 0) > have[1]:
+            return False
     return min(have) >= wanted
 
 

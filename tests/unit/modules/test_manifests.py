@@ -412,3 +412,19 @@ spec:
     finally:
         for name in names:
             cluster.kubectl("delete", "node", name)
+
+
+@pytest.mark.parametrize(
+    ("status", "up"),
+    [
+        ({"replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}, True),
+        ({"replicas": 1, "updatedReplicas": 0, "availableReplicas": 1}, False),
+        ({"replicas": 2, "updatedReplicas": 1, "availableReplicas": 1}, False),
+        ({"replicas": 1, "updatedReplicas": 1, "availableReplicas": 0}, False),
+    ],
+    ids=["new one up", "none new yet", "old one up, new one not", "not up"],
+)
+def test_an_old_pod_is_not_taken_for_the_new_one(status: dict[str, int], up: bool) -> None:
+    each = {"kind": "Deployment", "metadata": {"generation": 2}, "spec": {"replicas": 1},
+            "status": {"observedGeneration": 2, **status}}  # fmt: skip
+    assert manifests._available(each) is up
