@@ -86,6 +86,8 @@ _NOT_OURS = (
     "selfLink",
 )
 _POLL_SECONDS = 2.0
+# Seconds for all objects of a service at once: a Pi from whose card etcd lives needs one or two for each
+_LIMIT = 180.0
 # Of what the API server says
 _MOST_LINES, _MOST_WORDS = 6, 800
 
@@ -101,8 +103,9 @@ def _items(*arguments: str, objects: list[dict[str, Any]] | None = None) -> list
         )
     given = {"apiVersion": "v1", "kind": "List", "items": objects or []}
     done = __utils__["kube_programs.kubectl"](
-        *arguments, "-o", "json", kubeconfig=ADMIN_CONF, stdin=json.dumps(given)
-    )
+        *arguments, "-o", "json",
+        kubeconfig=ADMIN_CONF, stdin=json.dumps(given), limit=_LIMIT,
+    )  # fmt: skip
     if done.returncode:
         raise CommandExecutionError(_refusal(done.stderr))
     found: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {"items": []}
@@ -370,9 +373,22 @@ def _stands_for(value: Any) -> str:
     return f"<secret {hash(('saltberry', str(value))) & 0xFFFF:04x}>"
 
 
+class _Readable(yaml.SafeDumper):
+    """Texts of several lines as such: a configuration file in quotes nobody can read."""
+
+
+def _as_block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Readable.add_representer(str, _as_block)
+
+
 def _difference(live: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     old, new = (
-        yaml.safe_dump(_clean(each), sort_keys=True).splitlines() for each in (live, result)
+        yaml.dump(_clean(each), Dumper=_Readable, sort_keys=True).splitlines()
+        for each in (live, result)
     )
     lines = list(difflib.unified_diff(old, new, "is", "should be", lineterm="", n=2))
     return "\n".join(lines)

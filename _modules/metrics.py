@@ -157,7 +157,7 @@ def _collector(settings: Mapping[str, Any]) -> str:
     members = {name: fact["ip"] for name, fact in nodes.items() if fact.get("ip")}
     return str(
         __salt__["slsutil.renderer"](
-            path="salt://services/metrics/files/prometheus.yaml",
+            path="salt://services/metrics/files/prometheus.yaml.jinja",
             default_renderer="jinja",
             interval=settings["interval"],
             exporters=_targets({**members, **_others()}, PORT),

@@ -812,8 +812,6 @@ def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]
         done(f"{name} still takes no pods", uncordon)
     if _serving_certificates(rack):
         done("the certificates that kubelets serve with", partial(_approve_certificates, rack))
-    if _measured(rack):
-        done("what is measured", partial(_tell_collector, rack))
     stale = _stale_routes(rack, members)
     told = _apply_on(stale, "cni")
     problems += [f"the routes of {name}: {problem}" for name, problem in told.items() if problem]
@@ -821,6 +819,7 @@ def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]
     done("the admin's kubeconfig", partial(_hand_over_kubeconfig, rack))
     if any(name not in rack.control_planes for name in members):
         done("the services", partial(_bring_services, rack))
+        done("what is measured", partial(_tell_collector, rack))
     return SimpleNamespace(problems=problems, freed=freed)
 
 
@@ -841,19 +840,6 @@ def _approve_certificates(rack: Any) -> None:
         name, why = sorted(found["refused"].items())[0]
         more = f" (and {len(found['refused']) - 1} more)" if len(found["refused"]) > 1 else ""
         raise _Failed(f"the request {name} is not approved: {why}{more}")
-
-
-def _measured(rack: Any) -> bool:
-    services = rack.pillar.get("services") or {}
-    return bool((services.get("metrics") or {}).get("enabled"))
-
-
-def _tell_collector(rack: Any) -> None:
-    """Have the cluster's services apply again when nodes came or went that are to be measured."""
-    control_plane = rack.control_planes[0]
-    for _, current, code in _asked([control_plane], "metrics.current", limit=2 * POLL):
-        if not code and not current:
-            _apply(control_plane, "services")
 
 
 def _stale_routes(rack: Any, members: list[str]) -> list[str]:
@@ -889,6 +875,16 @@ def _bring_services(rack: Any) -> None:
     control_plane = rack.control_planes[0]
     if wanted and wanted - set(_call(control_plane, "manifests.services", {}, API_LIMIT)):
         _apply(control_plane, "services", limit=SERVICES_LIMIT)
+
+
+def _tell_collector(rack: Any) -> None:
+    """Have the services applied again when nodes came or went that their collector is to measure."""
+    services, control_plane = rack.pillar.get("services") or {}, rack.control_planes[0]
+    if not (services.get("metrics") or {}).get("enabled"):
+        return
+    for _, current, code in _asked([control_plane], "metrics.current", limit=2 * POLL):
+        if not code and not current:
+            _apply(control_plane, "services", limit=SERVICES_LIMIT)
 
 
 def _revoke(control_plane: str, node: str) -> Any:

@@ -27,15 +27,14 @@ NODES = ("nfs1", "cp1", "pi-01")
 MEMBERS = ("cp1", "pi-01")
 BOARDS = CHECKOUT / "salt/services/metrics/boards"
 TEXTS = "/var/lib/prometheus/node-exporter"
-VOLUME = "/srv/influxdb"
+FIGURES = "/srv/nfs/volumes/influxdb"
+STORAGE = {"enabled": True, "volumes": {"influxdb": {"size": "1G"}}}
 METRICS = {
     "enabled": True,
     "interval": 10,
     "grafana": {"enabled": False},
     "metrics_server": {"enabled": False},
 }
-# Whom the share takes everybody for
-UID = 100000
 # What a container has not, and a Pi has
 FIRMWARE = "50005"
 TEMPERATURE = 'node_thermal_zone_temp{zone="0",type="cpu-thermal"} 48.3\n'
@@ -131,7 +130,7 @@ def failed(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def configure(lab: Lab, before: str, metrics: dict[str, Any]) -> None:
     rack = yaml.safe_load(before)
-    rack["services"] = {**rack.get("services", {}), "metrics": metrics}
+    rack["services"] = {**rack.get("services", {}), "storage": STORAGE, "metrics": metrics}
     lab.master.write(PILLAR, yaml.safe_dump(rack))
 
 
@@ -157,25 +156,8 @@ def queries() -> Iterator[tuple[str, str, str]]:
 
 @pytest.fixture(scope="module")
 def site(lab: Lab) -> Iterator[Site]:
-    """Metrics are on, with InfluxDB's data in a folder of pi-01."""
+    """Metrics are on, with InfluxDB's data on a volume of the share."""
     before = lab.master.run("cat", PILLAR).stdout
-    pi = lab.node("pi-01")
-    pi.run("install", "-d", "-m", "0770", "-o", str(UID), "-g", str(UID), VOLUME)
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": "influxdb"},
-        "spec": {
-            "capacity": {"storage": "1Gi"},
-            "accessModes": ["ReadWriteMany"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "storageClassName": "",
-            "hostPath": {"path": VOLUME, "type": "Directory"},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
-                {"key": "kubernetes.io/hostname", "operator": "In", "values": ["pi-01"]}]}]}},
-        },
-    }  # fmt: skip
-    lab.control_plane.run(*lifecycle.KUBECTL, "apply", "-f", "-", stdin=json.dumps(volume).encode())
     configure(lab, before, METRICS)
     try:
         first = apply(lab)
@@ -191,7 +173,7 @@ def site(lab: Lab) -> Iterator[Site]:
         lab.master.write(PILLAR, before)
         lab.kubectl("delete", "namespace", "metrics", "--ignore-not-found")
         lab.kubectl("delete", "persistentvolume", "influxdb", "--ignore-not-found")
-        pi.run("rm", "-rf", VOLUME)
+        lab.master.run("rm", "-rf", FIGURES)
 
 
 def test_every_node_and_every_kubelet_is_measured(site: Site) -> None:
@@ -436,5 +418,5 @@ def test_off_leaves_the_figures_and_nothing_else(site: Site) -> None:
     for name in MEMBERS:
         config = lab.node(name).run("cat", "/var/lib/kubelet/config.yaml").stdout
         assert "serverTLSBootstrap" not in config
-    assert lab.node("pi-01").run("ls", f"{VOLUME}/data").stdout.split() == ["rack"]
+    assert lab.master.run("ls", f"{FIGURES}/data").stdout.split() == ["rack"]
     assert apply(lab) == {name: {} for name in NODES}

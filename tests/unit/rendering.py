@@ -84,7 +84,27 @@ PILLARS: dict[str, dict[str, Any]] = {
     },
     "as the image has it": {"ssh": {"harden": False}, "system": {"wifi_power_save": True}},
     "a page for the home": {"page": {"enabled": True, "allow": ["192.168.1.0/24"], "password": True}},
+    "what the rack uses": {
+        "cluster": CLUSTER,
+        "services": {
+            "storage": {"enabled": True, "volumes": {"influxdb": {"size": "20G"}}},
+            "metrics": {"enabled": True}, "dashboard": {"enabled": True},
+        },
+    },
     "no checks": {"drift": {"enabled": False}},
+    "a rack with services": {
+        "services": {
+            "storage": {
+                "enabled": True,
+                "volumes": {"registry": {"size": "50G"},
+                            "data": {"size": "10G", "owner": 999, "claim": "web/data"}},
+                "dynamic": {"enabled": True},
+            },
+            "registry": {"enabled": True, "lan": {"enabled": True}},
+        },
+        "mirror": {"packages": True},
+        "cluster": CLUSTER,
+    },
     "charts and web services": {
         "cluster": CLUSTER,
         "helm": {"releases": {"greeter": {"namespace": "web", "file": "salt://charts/greeter"}}},

@@ -237,6 +237,43 @@ def test_a_key_changed_by_hand_is_named_and_mended(
     assert node.told() == before
 
 
+def test_with_metrics_on_a_member_asks_for_its_certificate_and_off_no_more(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = node.told()
+    node.pillar["services"] = {"metrics": {"enabled": True}}
+    mended(node, monkeypatch)
+    assert node.told() == {**before, "serverTLSBootstrap": True}
+    node.pillar["services"]["metrics"]["enabled"] = False
+    state.configured("kubelet-settings")
+    assert node.told() == before
+
+
+def test_a_cluster_that_was_made_with_metrics_on_does_not_keep_them_on(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = node.told()
+    node.edit(serverTLSBootstrap=True)
+    made = kubelet._of_cluster()
+    monkeypatch.setattr(kubelet, "_of_cluster", lambda: {**made, "serverTLSBootstrap": True})
+    mended(node, monkeypatch)
+    assert node.told() == before
+
+
+def test_what_the_pillar_says_of_kubelets_certificates_counts_more_than_a_service(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.pillar["services"] = {"metrics": {"enabled": True}}
+    node.pillar["kubernetes"]["kubelet"]["serverTLSBootstrap"] = False
+    assert looked(monkeypatch)["result"] is True
+    assert not kubeadm_config.asks_for_serving_certificates(node.pillar)
+    node.pillar["services"] = {}
+    node.pillar["kubernetes"]["kubelet"]["serverTLSBootstrap"] = True
+    assert kubeadm_config.asks_for_serving_certificates(node.pillar)
+    mended(node, monkeypatch)
+    assert node.told()["serverTLSBootstrap"] is True
+
+
 @pytest.mark.parametrize("broken", ["", "{{{", "- a list"])
 def test_a_file_that_is_none_is_written_anew(
     node: Node, monkeypatch: pytest.MonkeyPatch, broken: str

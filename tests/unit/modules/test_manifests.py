@@ -173,6 +173,16 @@ def test_what_was_changed_by_hand_is_told_as_a_diff_and_set_right(
     assert applied(files, test=True)["changes"] == {}
 
 
+@pytest.mark.usefixtures("cluster")
+def test_a_changed_line_of_a_configuration_file_is_told_as_that_line(files: Files) -> None:
+    files.text = TEXT.replace("{greeting: hello}", '{file.conf: "one\\ntwo: 2\\nthree\\n"}')
+    applied(files)
+    files.text = files.text.replace("two: 2", "two: 3")
+    told = applied(files, test=True)["changes"][f"ConfigMap {files.service}/pages"]
+    changed = [line for line in told.splitlines()[2:] if line[0] in "+-"]
+    assert changed == ["-    two: 2", "+    two: 3"]
+
+
 def test_fields_of_others_stay(cluster: kube_api.Api, files: Files) -> None:
     files.text = TEXT.replace("  replicas: 1\n", "")
     applied(files)
