@@ -58,6 +58,7 @@ _LOCK_SECONDS = 5
 _STOP_SECONDS = 180
 _START_SECONDS = 300
 _GONE_SECONDS = 60
+_SETTLE_SECONDS = 60
 _GRACE_SECONDS = 10
 _BACK_SECONDS = 30
 _POLL_SECONDS = 0.2
@@ -126,6 +127,19 @@ def _active_of(units: Sequence[str]) -> list[str]:
     states = _run(["systemctl", "is-active", *units])["stdout"].split()
     running = ("active", "reloading", "activating")
     return [unit for unit, state in zip(units, states, strict=False) if state in running]
+
+
+def _wait_settled() -> None:
+    """Wait for what a run that was killed has asked of systemd, which goes on with it.
+
+    An engine that is just being stopped still takes questions, and then hangs up.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        states = _run(["systemctl", "is-active", *_DEPENDENTS, *_GUARDED])["stdout"].split()
+        if not {"activating", "deactivating", "reloading"} & set(states):
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def _service(engine: str, facts: Mapping[str, str]) -> dict[str, Any]:
@@ -361,9 +375,27 @@ def status() -> dict[str, Any]:
     history = _journal().history()
     # As they were when they were left: to measure millions of files takes minutes.
     keys = ("engine", "path", "bytes")
-    there = [entry for entry in history["old_roots"] if Path(entry["path"]).is_dir()]
+    there = [entry for entry in history["old_roots"] if _still_there(entry)]
     old = [{key: entry.get(key, 0) for key in keys} for entry in there]
     return {"engines": engines, "move": _move_status(), "old_roots": old, "last": history["last"]}
+
+
+def _left(engine: str, path: str, at: float, size: int) -> dict[str, Any]:
+    """Return what the history keeps of a folder that a move leaves behind."""
+    inode = os.stat(path).st_ino if Path(path).is_dir() else 0  # noqa: PTH116
+    return {"engine": engine, "path": path, "at": at, "bytes": size, "inode": inode}
+
+
+def _still_there(entry: Mapping[str, Any]) -> bool:
+    """Say whether a folder that a move left is still that folder.
+
+    A link that somebody made in its place, or another disk that is mounted there now, leads to data
+    that is not ours to write over or to delete.
+    """
+    path = Path(entry["path"])
+    if not path.is_dir() or os.path.realpath(path) != entry["path"]:
+        return False
+    return entry.get("inode", 0) in (0, path.stat().st_ino)
 
 
 def _version(engine: str) -> str | None:
@@ -433,8 +465,9 @@ def plan(
     }  # fmt: skip
     if moves:
         _plan_engines(moves, result)
+        files = _plan_sizes(moves, result)
     if moves and mounted:
-        _plan_room(moves, result, margin)
+        _plan_room(moves, result, files, margin)
         for engine, move in moves.items():
             problems += _move_problems(engine, move, target)
         problems += _overlay_problems(moves) if not problems else []
@@ -535,22 +568,37 @@ def _docker_problems(
         elif any(inside(os.path.realpath(bind), source) for bind in container["binds"]):
             warnings.append(f"{container['name']} mounts a folder below {source} by its path, and "
                             "will still see the old one: make it again after the move")  # fmt: skip
+    for name, device in facts["devices"].items():
+        if "docker" in moves and inside(os.path.realpath(device), source):
+            warnings.append(f"the volume {name} shows {device}, a folder below {source}, and will still "
+                            "show the old one: make it again after the move")  # fmt: skip
 
 
-def _plan_room(moves: Mapping[str, Any], result: dict[str, Any], margin: float) -> None:
-    """Fill in sizes, and refuse targets without room for them."""
-    disks: dict[str, list[int]] = {}
+def _plan_sizes(moves: Mapping[str, Any], result: dict[str, Any]) -> dict[str, int]:
+    """Fill in the sizes of what is to be moved; return the number of files of each engine."""
+    files = {}
     for engine, move in moves.items():
         size = __utils__["tree_copy.measure"](move["from"])
         result["sizes"][engine] = size["bytes"]
         result["bytes"] += size["bytes"]
         result["files"] += size["files"]
+        files[engine] = size["files"]
+    return files
+
+
+def _plan_room(
+    moves: Mapping[str, Any], result: dict[str, Any], files_of: Mapping[str, int], margin: float
+) -> None:
+    """Refuse targets without room for what is to be moved."""
+    disks: dict[str, list[int]] = {}
+    for engine, move in moves.items():
         place = _existing(move["to"])
         # An earlier copy is brought up to date and takes no room twice.
         have = __utils__["tree_copy.measure"](move["to"])
         need = disks.setdefault(__utils__["copy_target.mount_of"](place)["point"], [0, 0])
-        need[0] += max(0, int(size["bytes"] * (1 + margin)) + _SPARE_BYTES - have["bytes"])
-        need[1] += max(0, int(size["files"] * (1 + margin)) - have["files"])
+        size = int(result["sizes"][engine] * (1 + margin)) + _SPARE_BYTES
+        need[0] += max(0, size - have["bytes"])
+        need[1] += max(0, int(files_of[engine] * (1 + margin)) - have["files"])
     for point, (size, files) in disks.items():
         room = __utils__["copy_target.room"](point)
         result["free_bytes"] = min(room["bytes"], result["free_bytes"] or room["bytes"])
@@ -621,7 +669,8 @@ def _foreign_problems(wanted: str, target: str) -> list[str]:
         if owner and owner.get("machine") != _machine():
             return [f"{target} holds container data of an earlier installation of this node; move it "
                     f"away or delete it, with the file {target}/.saltberry-storage"]  # fmt: skip
-    known = [entry["path"] for entry in _journal().history()["old_roots"]]
+    old = _journal().history()["old_roots"]
+    known = [entry["path"] for entry in old if _still_there(entry)]
     record = unfinished()
     known += [move["to"] for move in record["moves"].values()] if record else []
     if wanted in known or not __utils__["copy_target.has_files"](wanted):
@@ -729,6 +778,7 @@ def migrate(
         wanted = targets(target, engines)
         record = unfinished()
         if record is not None:
+            _wait_settled()
             ended = _resume(_Move(journal, record, lock), target, wanted, margin, system_disk)
             if ended is not None and not pending(target, engines):
                 return ended
@@ -789,10 +839,40 @@ def _new_files(moves: Mapping[str, Mapping[str, str]], target: str) -> dict[str,
         files[name] = {
             "old": __utils__["move_journal.read_text"](name),
             "new": __utils__["engine_config.drop_in"](
-                None if target == LOCAL else target, _replaced_command(engine, facts, name)
+                # systemd follows no links when it looks for the mount.
+                None if target == LOCAL else os.path.realpath(target),
+                _replaced_command(engine, facts, name),
             ),
         }
     return {path: texts for path, texts in files.items() if texts["old"] != texts["new"]}
+
+
+def _renew_files(move: _Move) -> None:
+    """Take the configuration files as they are now: a copy takes hours, one that was cut off may be
+    days old, and what was edited meanwhile has to stay.
+
+    Raises RuntimeError when an engine was given another folder meanwhile, ValueError for files that
+    cannot be edited any more.
+    """
+    _must_point_to_source(move)
+    move.record["files"] = _new_files(move.moves, move.record["target"])
+    move.journal.save(move.record)
+
+
+def _must_point_to_source(move: _Move) -> None:
+    """Raise RuntimeError unless the engines' files still name the folders that are copied.
+
+    Whoever named the new ones by hand has his data there now, and a copy would delete it.
+    """
+    for engine, entry in move.moves.items():
+        facts = _engine(engine)
+        if facts["problem"]:
+            raise RuntimeError(facts["problem"])
+        if os.path.realpath(facts["root"]) != entry["from"]:
+            raise RuntimeError(
+                f"{engine} was given another folder while its data was copied: {facts['root']} "
+                f"(by {facts['root_from']}) instead of {entry['from']}"
+            )
 
 
 def _replaced_command(engine: str, facts: Mapping[str, Any], drop_in: str) -> str | None:
@@ -847,6 +927,8 @@ def _go(move: _Move) -> dict[str, Any]:
     """Do all phases from the copy on. Raises CommandExecutionError once all is as before."""
     try:
         _copy_live(move)
+        # Now, as it asks systemd: while the engines are down every second counts.
+        _renew_files(move)
     except BaseException as exc:
         # Nothing was stopped; after a move that was cut off it may have been.
         _undo(move, exc)
@@ -855,6 +937,8 @@ def _go(move: _Move) -> dict[str, Any]:
         _stop(move)
         _copy_rest(move)
         _verify_copy(move)
+        if not __utils__["move_journal.files_are"](move.record["files"], "old"):
+            _renew_files(move)
     except BaseException as exc:
         _undo(move, exc)
         raise CommandExecutionError(_undone(move, exc)) from exc
@@ -1224,16 +1308,10 @@ def _finish(move: _Move) -> dict[str, Any]:
     old = [entry for entry in history["old_roots"] if entry["path"] not in arrived]
     old = [entry for entry in old if entry["path"] not in
            {left["from"] for left in move.moves.values()}]  # fmt: skip
-    old += [
-        # Both were the same when the engines were down.
-        {
-            "engine": engine,
-            "path": entry["from"],
-            "at": record["down"] or record["began"],
-            "bytes": record["sizes"].get(engine, 0),
-        }
-        for engine, entry in move.moves.items()
-    ]
+    # Both were the same when the engines were down.
+    at, sizes = record["down"] or record["began"], record["sizes"]
+    old += [_left(engine, entry["from"], at, sizes.get(engine, 0))
+            for engine, entry in move.moves.items()]  # fmt: skip
     moves = {engine: {key: entry[key] for key in ("from", "to")}
              for engine, entry in move.moves.items()}  # fmt: skip
     missing = record.get("missing") or []
@@ -1313,14 +1391,12 @@ def _end_failed(move: _Move) -> None:
         ) from exc
     history = move.journal.history()
     known = {entry["path"] for entry in history["old_roots"]}
+    # Somebody may have put an engine there by hand meanwhile.
+    known |= {os.path.realpath(facts["root"]) for facts in _engines().values()}
     # What was copied so far may serve the next try, and goes with a purge.
+    measure = __utils__["tree_copy.measure"]
     left = [
-        {
-            "engine": engine,
-            "path": entry["to"],
-            "at": record["since"],
-            "bytes": __utils__["tree_copy.measure"](entry["to"])["bytes"],
-        }
+        _left(engine, entry["to"], record["since"], measure(entry["to"])["bytes"])
         for engine, entry in move.moves.items()
         if entry["to"] not in known and record["since"] and Path(entry["to"]).is_dir()
     ]
@@ -1342,18 +1418,20 @@ def _resume(
         _reload()
         record.update(move.journal.load())
     phase = record["phase"]
-    files_are = __utils__["move_journal.files_are"]
-    if phase == "switching":
-        phase = "starting" if files_are(record["files"], "new") else "copying"
+    if phase == "restoring":
+        move.journal.replace_files(record, "restoring")
     if phase in ("restoring", "restarting"):
-        if not files_are(record["files"], "old"):
-            move.journal.replace_files(record, "restoring")
         _reload()
         move.phase("restarting")
         _end_failed(move)
         return None
-    if phase in ("starting", "checking"):
+    if __utils__["move_journal.is_switched"](record):
         return _resume_start(move)
+    try:
+        _must_point_to_source(move)
+    except RuntimeError as exc:
+        _undo(move, exc)
+        return None
     same = all(wanted.get(engine) == entry["to"] for engine, entry in move.moves.items())
     found = plan(target, list(move.moves), margin, system_disk) if same else {"problems": []}
     if not same or found["problems"]:
@@ -1446,13 +1524,14 @@ def rollback() -> dict[str, Any]:
         record = unfinished()
         if record is not None:
             move = _Move(journal, record, lock)
+            _wait_settled()
             reason = RuntimeError("rolled back on request")
             if __utils__["move_journal.finish_files"](journal):
                 record.update(journal.load())
-            if __utils__["move_journal.files_are"](record["files"], "old"):
-                _undo(move, reason)
-            else:
+            if __utils__["move_journal.is_switched"](record):
                 _roll_back(move, reason)
+            else:
+                _undo(move, reason)
             return {"changed": True, "moves": {}, "downtime": 0.0, "bytes": 0,
                     "message": f"the unfinished move to {record['target']} was taken back"}  # fmt: skip
     return migrate(_previous())
@@ -1492,7 +1571,7 @@ def purge() -> dict[str, Any]:
     journal = _journal()
     with _locked(journal):
         history = journal.history()
-        left = [entry for entry in history["old_roots"] if Path(entry["path"]).is_dir()]
+        left = [entry for entry in history["old_roots"] if _still_there(entry)]
         problems = purge_problems()
         if problems:
             raise CommandExecutionError("\n".join(problems))
@@ -1516,14 +1595,16 @@ def purge_problems() -> list[str]:
     record = unfinished()
     if record is not None:
         return [f"a move to {record['target']} is unfinished ({record['phase']}); finish it first"]
+    left = [entry for entry in _journal().history()["old_roots"] if _still_there(entry)]
+    if not left:
+        return []
     inside = __utils__["copy_target.inside"]
     facts = _engines()
     binds = _binds()
-    problems = []
-    for entry in _journal().history()["old_roots"]:
+    # Where such an engine has its data is not known.
+    problems = [state["problem"] for state in facts.values() if state["problem"]]
+    for entry in left:
         path = entry["path"]
-        if not Path(path).is_dir():
-            continue
         problems += [
             f"{engine} has its data in {state['root']}: {path} must not be deleted"
             for engine, state in facts.items()
@@ -1531,7 +1612,7 @@ def purge_problems() -> list[str]:
                                        or inside(path, os.path.realpath(state["root"])))
         ]  # fmt: skip
         problems += [
-            f"the container {name} mounts {bind}; make it again without, then purge {path}"
+            f"{name} mounts {bind}; make it again without, then purge {path}"
             for name, bind in binds
             if inside(os.path.realpath(bind), path)
         ]
@@ -1542,16 +1623,14 @@ def purge_problems() -> list[str]:
 
 
 def _binds() -> list[tuple[str, str]]:
-    """Return ``(container, path)`` of every folder that a container of docker's mounts by path."""
-    if not _active("docker.service"):
+    """Return ``(who, path)`` of every folder that a container or volume of docker's mounts by path.
+
+    From docker's files: it may be stopped, and its containers still need the folders.
+    """
+    docker = _engine("docker")
+    if not docker["installed"]:
         return []
-    try:
-        containers = __utils__["container_engines.docker_facts"]()["containers"]
-    except RuntimeError as exc:
-        raise CommandExecutionError(
-            f"who mounts the old folders cannot be found out: {exc}"
-        ) from exc
-    return [(entry["name"], bind) for entry in containers.values() for bind in entry["binds"]]
+    return list(__utils__["container_engines.binds_on_disk"](os.path.realpath(docker["root"])))
 
 
 def _delete(path: str) -> None:

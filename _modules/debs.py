@@ -9,6 +9,7 @@ middle of dpkg.
 from __future__ import annotations
 
 import hashlib
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ _APT = (
 _ENV = {"DEBIAN_FRONTEND": "noninteractive", "APT_LISTCHANGES_FRONTEND": "none"}
 
 _UPDATES = Path("/var/lib/dpkg/updates")
+_REMOVED = re.compile(r"^Removing ([a-z0-9][a-z0-9+.-]+)", re.MULTILINE)
 
 
 def __virtual__() -> bool | tuple[bool, str]:
@@ -155,6 +157,26 @@ def hold(names: Sequence[str]) -> None:
     ret = _run(["apt-mark", "hold", *names])
     if ret["retcode"]:
         raise CommandExecutionError(f"apt-mark hold {' '.join(names)}: {_last_lines(ret)}")
+
+
+def remove(names: Sequence[str]) -> list[str]:
+    """Remove packages, and leave their settings and data. What needs them goes too, and is returned.
+
+    names
+        For instance ``["docker.io"]``; held ones too, for the caller has decided. Raises
+        CommandExecutionError with the last lines that apt said.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' debs.remove '[docker.io]'
+    """
+    mend()
+    ret = _run([*_APT, "remove", "--allow-change-held-packages", "--", *names])
+    if ret["retcode"]:
+        raise CommandExecutionError(f"apt cannot remove {', '.join(names)}:\n{_last_lines(ret)}")
+    return sorted(set(_REMOVED.findall(ret["stdout"])))
 
 
 def key_problem(path: str, url: str, sha256: str | None) -> str:

@@ -196,6 +196,34 @@ def _plan_existing(path: str, wanted: int) -> dict[str, Any]:
     return {}
 
 
+def shortage(path: str, size: str) -> str:
+    """Return that the share has less room than an image may still take, empty when it has enough.
+
+    path
+        The image file, there or to be made; its folder must be there.
+    size
+        As in the pillar, for instance ``32G``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' disk_image.shortage /srv/share/node/containers.img 32G
+    """
+    file = Path(path)
+    taken = file.stat().st_blocks * 512 if file.exists() else 0
+    more = __utils__["rackspec.size_bytes"](size) - taken
+    room = os.statvfs(file.parent)
+    free = room.f_bavail * room.f_frsize
+    if more <= free:
+        return ""
+    return (
+        f"{path} may take {_human(more)} more and {file.parent} has {_human(free)} free: when that is"
+        " full, the file system in the image takes errors and becomes read-only. Make room, or a"
+        " smaller container_storage.size for images that are still to be made"
+    )
+
+
 def _human(size: int) -> str:
     unit, shift = ("T", 40) if size >= 1 << 40 else ("G", 30) if size >= 1 << 30 else ("M", 20)
     return f"{size / (1 << shift):.4g}{unit}"
@@ -274,7 +302,7 @@ def grow(path: str, size: str) -> None:
     with _locked(path):
         if have["size"] < todo["grow"]:
             os.truncate(path, todo["grow"])
-        check(path, force=True)
+        _check(path, force=True)
         _must(["resize2fs", path, f"{todo['grow'] >> 10}K"])
 
 
@@ -301,7 +329,8 @@ def check(path: str, force: bool = False) -> str:
     force
         Also when it says that it is clean.
 
-    Returns what e2fsck said. Raises CommandExecutionError when a person has to decide.
+    Returns what e2fsck said. Raises CommandExecutionError when a person has to decide, and, with
+    nothing touched, for an image that is mounted or that another node has.
 
     CLI Example:
 
@@ -309,6 +338,19 @@ def check(path: str, force: bool = False) -> str:
 
         salt 'pi-01' disk_image.check /srv/share/node/containers.img
     """
+    have = status(path)
+    if have is None:
+        raise CommandExecutionError(f"{path} is not there; is the share mounted?")
+    if have["mounted"]:
+        raise CommandExecutionError(
+            f"{path} is mounted at {have['mounted']}, and what is mounted cannot be checked; it is"
+            " checked at each boot, before it is mounted"
+        )
+    with _locked(path):
+        return _check(path, force)
+
+
+def _check(path: str, force: bool) -> str:
     ret = _run(["e2fsck", "-p", *(["-f"] if force else []), path])
     # 1: errors were mended. Anything above is not for a machine to decide.
     if ret["retcode"] > 1:

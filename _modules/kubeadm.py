@@ -419,7 +419,7 @@ def _settings(endpoint: str | None = None) -> dict[str, Any]:
         "service_domain": kubernetes.get("service_domain", "cluster.local"),
         "image_repository": kubernetes.get("image_repository", "registry.k8s.io"),
         "ignore_preflight_errors": kubernetes.get("ignore_preflight_errors") or [],
-        "kubelet": kubernetes.get("kubelet") or {},
+        "kubelet": __utils__["kubeadm_config.kubelet_of"](__pillar__),
         "kube_proxy": kubernetes.get("kube_proxy") or {},
     }
 

@@ -8,12 +8,19 @@ the Python client takes 126 MB. Every object of a service carries the label
 Apply is the API server's own, with Saltberry as the field manager, so that fields of others (a scaler's
 replicas, a controller's status) stay; test mode is the API server's dry run. Content of Secrets is
 never returned.
+
+Two things are added to what a file says. A Secret with the annotation ``saltberry/generated: a,b`` gets
+random passwords under these keys, once; they stay as long as it does. And pods start anew when a ConfigMap
+of their volumes changes, for most programs read their configuration once.
 """
 
 from __future__ import annotations
 
+import base64
 import difflib
+import hashlib
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -32,12 +39,18 @@ ADMIN_CONF = Path("/etc/kubernetes/admin.conf")
 PART_OF = "app.kubernetes.io/part-of"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "saltberry"
+# Whose field of a Secret the passwords are that were made here, so that applying the file leaves them alone
+PASSWORD_MANAGER = "saltberry-passwords"
+GENERATED = "saltberry/generated"
+# On pods: what their ConfigMaps say, in short
+CONFIGURED = "saltberry/configured"
 
 _SEEN = "manifests.managed"  # in __context__
 
 # Where a service's objects are looked for: in the order in which they are deleted.
 KINDS = (
     "ingresses.networking.k8s.io",
+    "ingressclasses.networking.k8s.io",
     "networkpolicies.networking.k8s.io",
     "cronjobs.batch",
     "jobs.batch",
@@ -73,6 +86,8 @@ _NOT_OURS = (
     "selfLink",
 )
 _POLL_SECONDS = 2.0
+# Seconds for all objects of a service at once: a Pi from whose card etcd lives needs one or two for each
+_LIMIT = 180.0
 # Of what the API server says
 _MOST_LINES, _MOST_WORDS = 6, 800
 
@@ -88,8 +103,9 @@ def _items(*arguments: str, objects: list[dict[str, Any]] | None = None) -> list
         )
     given = {"apiVersion": "v1", "kind": "List", "items": objects or []}
     done = __utils__["kube_programs.kubectl"](
-        *arguments, "-o", "json", kubeconfig=ADMIN_CONF, stdin=json.dumps(given)
-    )
+        *arguments, "-o", "json",
+        kubeconfig=ADMIN_CONF, stdin=json.dumps(given), limit=_LIMIT,
+    )  # fmt: skip
     if done.returncode:
         raise CommandExecutionError(_refusal(done.stderr))
     found: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {"items": []}
@@ -147,7 +163,29 @@ def read(source: str, service: str, **values: Any) -> list[dict[str, Any]]:
             )
         labels = each["metadata"].setdefault("labels", {})
         labels |= {PART_OF: service, MANAGED_BY: MANAGER}
+    _mark_configuration(objects)
     return objects
+
+
+def _mark_configuration(objects: list[dict[str, Any]]) -> None:
+    """Note in each workload's pods what their ConfigMaps say, so that a change starts them anew."""
+    texts = {
+        (each["metadata"].get("namespace"), each["metadata"]["name"]): each.get("data")
+        for each in objects
+        if each["kind"] == "ConfigMap"
+    }
+    for each in objects:
+        if each["kind"] not in _ROLLED_OUT:
+            continue
+        template = each["spec"]["template"]
+        space = each["metadata"].get("namespace")
+        names = [
+            one.get("configMap", {}).get("name") for one in template["spec"].get("volumes", [])
+        ]
+        said = [texts[space, name] for name in names if (space, name) in texts]
+        if said:
+            digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+            template["metadata"].setdefault("annotations", {})[CONFIGURED] = digest[:16]
 
 
 def found(service: str) -> list[dict[str, Any]]:
@@ -230,14 +268,34 @@ def plan(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
     todo = dict.fromkeys((_key(each) for each in objects), "new")
     # A namespace that is not there yet cannot be asked about what is in it.
     askable = [each for each in objects if not _namespace_is_new(each, objects, there)]
+    askable = _of_known_kinds(askable)
     strangers = [each for each in askable if _key(each) not in there]
     there |= {_key(each): each for each in _live(strangers)}
     for result in _server_side(askable, "--dry-run=server"):
         key = _key(result)
         if key in there:
-            todo[key] = _difference(there[key], result)
+            todo[key] = _difference(there[key], result) or _keys_to_make(result)
     gone = {key for key in there.keys() - todo.keys() if not _is_kept(there[key])}
     return {key: what for key, what in todo.items() if what} | dict.fromkeys(sorted(gone), "gone")
+
+
+def _of_known_kinds(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those whose kind the cluster has: what an operator brings, it has only when that is there."""
+    if all(_is_builtin(each) for each in objects):
+        return objects
+    done = __utils__["kube_programs.kubectl"](
+        "api-resources", "--no-headers", "--output=name", kubeconfig=ADMIN_CONF
+    )
+    groups = {line.strip().partition(".")[2] for line in done.stdout.splitlines()}
+    return [each for each in objects if _is_builtin(each) or _group(each) in groups]
+
+
+def _group(each: Mapping[str, Any]) -> str:
+    return str(each["apiVersion"]).rpartition("/")[0]
+
+
+def _is_builtin(each: Mapping[str, Any]) -> bool:
+    return "." not in _group(each) or _group(each).endswith(".k8s.io")
 
 
 def _namespace_is_new(
@@ -253,11 +311,49 @@ def _live(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return _items("get", "--ignore-not-found", "-f", "-", objects=objects) if objects else []
 
 
-def _server_side(objects: list[dict[str, Any]], *flags: str) -> list[dict[str, Any]]:
+def _server_side(
+    objects: list[dict[str, Any]], *flags: str, manager: str = MANAGER
+) -> list[dict[str, Any]]:
     if not objects:
         return []
-    argv = ("apply", "--server-side", "--force-conflicts", f"--field-manager={MANAGER}")
-    return _items(*argv, *flags, "-f", "-", objects=objects)
+    return _items(*_applying(manager), *flags, "-f", "-", objects=objects)
+
+
+def _keys_to_make(secret: Mapping[str, Any]) -> str:
+    """Say which passwords are still to be made; empty when there are all."""
+    lacking = [key for key in _generated(secret) if key not in (secret.get("data") or {})]
+    return f"to be made: {', '.join(lacking)}" if lacking else ""
+
+
+def _generated(each: Mapping[str, Any]) -> list[str]:
+    """The keys of a Secret that get passwords."""
+    wanted = str((each["metadata"].get("annotations") or {}).get(GENERATED, ""))
+    return [key.strip() for key in wanted.split(",") if key.strip()]
+
+
+def _make_passwords(service: str, objects: list[dict[str, Any]]) -> None:
+    """Have the passwords in their Secrets, before there are pods that want them."""
+    wanting = [each for each in objects if _generated(each)]
+    if not wanting:
+        return
+    spaces = {each["metadata"].get("namespace") for each in wanting}
+    _server_side(
+        [
+            each
+            for each in objects
+            if each["kind"] == "Namespace" and each["metadata"]["name"] in spaces
+        ]
+    )
+    there = {_key(each): each for each in found(service)}
+    for each in wanting:
+        has = there.get(_key(each), {}).get("data") or {}
+        if set(_generated(each)) <= set(has):
+            continue
+        data = {
+            key: has.get(key) or base64.b64encode(secrets.token_hex(16).encode()).decode()
+            for key in _generated(each)
+        }
+        _server_side([{**each, "data": data}], manager=PASSWORD_MANAGER)
 
 
 def _clean(each: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,9 +373,22 @@ def _stands_for(value: Any) -> str:
     return f"<secret {hash(('saltberry', str(value))) & 0xFFFF:04x}>"
 
 
+class _Readable(yaml.SafeDumper):
+    """Texts of several lines as such: a configuration file in quotes nobody can read."""
+
+
+def _as_block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Readable.add_representer(str, _as_block)
+
+
 def _difference(live: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     old, new = (
-        yaml.safe_dump(_clean(each), sort_keys=True).splitlines() for each in (live, result)
+        yaml.dump(_clean(each), Dumper=_Readable, sort_keys=True).splitlines()
+        for each in (live, result)
     )
     lines = list(difflib.unified_diff(old, new, "is", "should be", lineterm="", n=2))
     return "\n".join(lines)
@@ -304,6 +413,7 @@ def apply(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
     todo = plan(service, objects)
     if not todo:
         return {}
+    _make_passwords(service, objects)
     _look_again()
     _server_side([each for each in objects if _key(each) in todo])
     gone = [key for key, what in todo.items() if what == "gone"]
@@ -427,6 +537,106 @@ def _takes_pods(node: Mapping[str, Any]) -> bool:
     return ready and not refused and not node["spec"].get("unschedulable")
 
 
+def compare(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[str, str]:
+    """Return what differs between two lists of objects, by object: ``new``, ``gone``, or a diff.
+
+    old, new
+        Objects as they stand in files. Content of Secrets is not shown.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.compare '[]' "$(cat objects.json)"
+    """
+    before, after = ({_key(each): each for each in objects} for objects in (old, new))
+    todo = {
+        key: _difference(before[key], each) if key in before else "new"
+        for key, each in after.items()
+    }
+    gone = dict.fromkeys((key for key in before if key not in after), "gone")
+    return {key: what for key, what in todo.items() if what} | gone
+
+
+def drift(objects: list[dict[str, Any]], manager: str, namespace: str) -> dict[str, str]:
+    """Return where the cluster's objects are not what another manager has applied, by object.
+
+    objects
+        What was applied.
+    manager
+        By whom, as the API server knows it: ``helm``.
+    namespace
+        Of those objects that name none.
+
+    Returns ``new`` for what is not there any more, or a diff. Jobs are left out: they run once.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.drift "$(cat objects.json)" helm web
+    """
+    lasting = [each for each in objects if each["kind"] != "Job"]
+    live = _within(namespace, lasting, "get", "--ignore-not-found", "-f", "-")
+    there = {_key(each): each for each in live}
+    result = _within(namespace, lasting, *_applying(manager), "--dry-run=server", "-f", "-")
+    todo = {
+        _key(each): _difference(there[_key(each)], each) if _key(each) in there else "new"
+        for each in result
+    }
+    return {key: what for key, what in todo.items() if what}
+
+
+def enforce(objects: list[dict[str, Any]], manager: str, namespace: str) -> None:
+    """Apply objects once more in another manager's name, so that what :func:`drift` told is set right.
+
+    objects, manager, namespace
+        As for :func:`drift`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.enforce "$(cat objects.json)" helm web
+    """
+    lasting = [each for each in objects if each["kind"] != "Job"]
+    _within(namespace, lasting, *_applying(manager), "-f", "-")
+
+
+def unavailable(objects: list[dict[str, Any]], namespace: str) -> dict[str, str]:
+    """Return why those workloads among objects are not available that are not, by object.
+
+    objects, namespace
+        As for :func:`drift`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.unavailable "$(cat objects.json)" web
+    """
+    workloads = [each for each in objects if each["kind"] in _ROLLED_OUT]
+    live = _within(namespace, workloads, "get", "--ignore-not-found", "-f", "-")
+    return {_key(each): _why(each) for each in live if not _available(each)}
+
+
+def _applying(manager: str) -> tuple[str, ...]:
+    return ("apply", "--server-side", "--force-conflicts", f"--field-manager={manager}")
+
+
+def _within(namespace: str, objects: list[dict[str, Any]], *arguments: str) -> list[dict[str, Any]]:
+    """Ask about objects, of which those that name no namespace are in this one.
+
+    kubectl refuses a namespace on its command line for objects that name another.
+    """
+    found: list[dict[str, Any]] = []
+    for named in (True, False):
+        some = [each for each in objects if bool(each["metadata"].get("namespace")) is named]
+        where = () if named else (f"--namespace={namespace}",)
+        found += _items(*arguments, *where, objects=some) if some else []
+    return found
+
+
 def _available(each: Mapping[str, Any]) -> bool:
     status = each.get("status", {})
     if status.get("observedGeneration", 0) < each["metadata"]["generation"]:
@@ -447,10 +657,25 @@ def _why(each: Mapping[str, Any]) -> str:
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
     space = each["metadata"]["namespace"]
     pods = _items("get", "pods", f"--namespace={space}", f"--selector={selector}")
-    reasons = {reason for pod in pods for reason in _pod_reasons(pod)}
+    reasons = pod_reasons(pods)
     if reasons:
-        return "; ".join(sorted(reasons))
+        return "; ".join(reasons)
     return "its pods are not ready yet" if pods else "it has no pods yet"
+
+
+def pod_reasons(pods: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what pods say of why they are not up: no node that fits, an image that does not come.
+
+    pods
+        As the API server has them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cp1 manifests.pod_reasons "$(kubectl get pods -o json | jq .items)"
+    """
+    return sorted({reason for pod in pods for reason in _pod_reasons(pod)})
 
 
 def _pod_reasons(pod: Mapping[str, Any]) -> Iterable[str]:

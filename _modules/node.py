@@ -969,7 +969,8 @@ def fitness(role: str | None = None) -> dict[str, Any]:
         salt 'pi-01' node.fitness worker
     """
     role = role or _kubernetes_role()
-    problems = [*_check_hardware(role), *_check_kernel(), *_check_address(), *_check_reach(role)]
+    problems = [*_check_hardware(role), *_check_kernel(), *_check_pod_network()]
+    problems += [*_check_address(), *_check_reach(role)]
     problems += [f"reboot needed: {reason}" for reason in reboot_required()]
     clock = __salt__["clock.judge"]()
     problems += filter(None, [clock["problem"]])
@@ -1049,6 +1050,27 @@ def _check_kernel() -> list[str]:
             "systemd.unified_cgroup_hierarchy=0 from the boot flags or update the system"
         )
     return problems
+
+
+def _check_pod_network() -> list[str]:
+    """Return what the pods' network lacks here."""
+    if _pillar("kubernetes:cni") != "flannel" or _pillar("kubernetes:flannel:backend") != "vxlan":
+        return []
+    # A container's kernel is its host's; what the host has loaded counts, and nothing else.
+    if not modules_missing(["vxlan"]) or (not container() and _can_load("vxlan")):
+        return []
+    return [
+        "this kernel has no module vxlan, which flannel needs; on Ubuntu 21.10 to 23.10 it is in the"
+        " package linux-modules-extra-raspi (sudo apt-get install linux-modules-extra-raspi, then"
+        " reboot); or set kubernetes.flannel.backend to host-gw, or kubernetes.cni to routed, before the"
+        " cluster is made"
+    ]
+
+
+def _can_load(module: str) -> bool:
+    if not shutil.which("modprobe"):
+        return True  # a blank node; the states install it
+    return _run(["modprobe", "--dry-run", "--quiet", module])["retcode"] == 0
 
 
 def _check_address() -> list[str]:

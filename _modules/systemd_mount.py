@@ -104,7 +104,17 @@ def _reason(unit: str) -> str:
         "journalctl", "--unit", unit, "--lines=8", "--output=cat", "--no-pager", "--quiet",
     ])  # fmt: skip
     said = [line for line in ret["stdout"].splitlines() if line.startswith(("mount", "e2fsck"))]
-    return _reason_before(unit) or (said[-1] if said else "")
+    return _disk_missing(unit) or _reason_before(unit) or (said[-1] if said else "")
+
+
+def _disk_missing(unit: str) -> str:
+    """Return that no disk has the name that a mount unit waits for, empty when one has."""
+    what = _run(["systemctl", "show", "--property=What", "--value", "--", unit])["stdout"].strip()
+    if not what.startswith("/dev/") or Path(what).exists():
+        return ""
+    kind, _, name = what.removeprefix("/dev/disk/by-").partition("/")
+    spec = f"{kind.upper()}={name}" if name else what
+    return f"no disk of this node is {spec}; is it plugged in? lsblk -f shows what there is"
 
 
 def _reason_before(unit: str) -> str:
@@ -255,6 +265,27 @@ def mount(where: str) -> None:
     if ret["retcode"] or mounted(where) is None:
         reason = _reason(unit) or ret["stderr"].strip() or "systemd gives no reason"
         raise CommandExecutionError(f"{where} cannot be mounted: {reason}")
+
+
+def unmount(where: str) -> None:
+    """Stop the mount unit of a folder; one that is not mounted is fine. Raises CommandExecutionError.
+
+    where
+        The mount point. Units that need it stop with it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'pi-01' systemd_mount.unmount /var/lib/kubelet/pods
+    """
+    if mounted(where) is None:
+        return
+    unit = __utils__["mount_unit.name"](where)
+    ret = _run(["systemctl", "stop", "--", unit])
+    if ret["retcode"] or mounted(where) is not None:
+        reason = _reason(unit) or ret["stderr"].strip() or "something is still mounted there"
+        raise CommandExecutionError(f"{where} cannot be unmounted: {reason}")
 
 
 def write_unit(name: str, text: str) -> None:

@@ -32,7 +32,7 @@ __salt__: dict[str, Callable[..., Any]]
 STATE_DIR = "/var/lib/saltberry"
 REPO = Path(__file__).resolve().parents[1]
 # The facts that every minion may know. What else is in the file stays on the master.
-CLUSTER_KEYS = ("endpoint", "ca_hash", "version")
+CLUSTER_KEYS = ("endpoint", "ca_hash", "version", "cni")
 CLUSTER_NODE_KEYS = ("ip", "pod_cidr")
 
 

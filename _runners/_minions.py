@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -63,6 +64,68 @@ def shipped_modules(opts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+class _Kept:
+    """The client of a process that asks much: to make one takes longer than to ask.
+
+    A fork must not use its parent's, and a master that was started again takes no words of an old one.
+    """
+
+    def __init__(self, opts: Mapping[str, Any]) -> None:
+        self.opts = dict(opts)
+        self.key, self.made = self._key(), None
+
+    def _key(self) -> list[tuple[str, int]]:
+        """Tell one start of the master from the next: it writes new keys for its own users each time."""
+        found = Path(self.opts["cachedir"]).glob(".*_key")
+        return sorted((path.name, path.stat().st_mtime_ns) for path in found)
+
+    def client(self) -> Any:
+        import salt.client
+
+        if self.made is None or self.key != self._key():
+            self.close()
+            self.key = self._key()
+            self.made = salt.client.get_local_client(mopts=dict(self.opts))
+        return self.made
+
+    def close(self) -> None:
+        if self.made is not None:
+            self.made.destroy()
+        self.made = None
+
+
+_kept: dict[int, _Kept] = {}
+
+
+@contextlib.contextmanager
+def one_client(opts: Mapping[str, Any]) -> Iterator[None]:
+    """Have all questions of this process asked by one client, see :class:`_Kept`."""
+    mine = os.getpid()
+    if mine in _kept:
+        yield
+        return
+    _kept[mine] = _Kept(opts)
+    try:
+        yield
+    finally:
+        _kept.pop(mine).close()
+
+
+@contextlib.contextmanager
+def _client(opts: Mapping[str, Any]) -> Iterator[Any]:
+    """Give the client of this process, or one for this question."""
+    import salt.client
+
+    if os.getpid() in _kept:
+        yield _kept[os.getpid()].client()
+        return
+    made = salt.client.get_local_client(mopts=dict(opts))
+    try:
+        yield made
+    finally:
+        made.destroy()
+
+
 def asked(
     opts: Mapping[str, Any],
     nodes: Iterable[str],
@@ -87,7 +150,6 @@ def asked(
             job; one that says so may go on, the others are given up.
         limit: seconds after which nobody is waited for any more.
     """
-    import salt.client
     import salt.exceptions
 
     targets = list(nodes)
@@ -97,20 +159,18 @@ def asked(
     if not isinstance(function, str):
         arguments = {"arg": list(function.values())}
     names = function if isinstance(function, str) else list(function)
-    client = salt.client.get_local_client(mopts=dict(opts))
     try:
-        # Salt prints what it thinks of a target; that must not get into a runner's output.
-        with contextlib.redirect_stdout(sys.stderr):
-            job = client.run_job(targets, names, tgt_type="list", timeout=poll, **arguments)
-        if job:
-            look = partial(client.returners[f"{opts['master_job_cache']}.get_jid"], job["jid"])
-            waiting = set(job["minions"]) & set(targets)
-            still = partial(_still_at_it, opts, job["jid"], poll=poll)
-            yield from _returns(look, still, waiting, poll, time.monotonic() + limit)
+        with _client(opts) as client:
+            # Salt prints what it thinks of a target; that must not get into a runner's output.
+            with contextlib.redirect_stdout(sys.stderr):
+                job = client.run_job(targets, names, tgt_type="list", timeout=poll, **arguments)
+            if job:
+                look = partial(client.returners[f"{opts['master_job_cache']}.get_jid"], job["jid"])
+                waiting = set(job["minions"]) & set(targets)
+                still = partial(_still_at_it, opts, job["jid"], poll=poll)
+                yield from _returns(look, still, waiting, poll, time.monotonic() + limit)
     except salt.exceptions.SaltException as exc:
         log.warning("the salt-master does not take jobs: %s", exc)
-    finally:
-        client.destroy()
 
 
 def _returns(
@@ -121,7 +181,8 @@ def _returns(
     deadline: float,
 ) -> Iterator[tuple[str, Any, int]]:
     """Yield the returns of a job until nobody of ``waiting`` is left who may still give one."""
-    ask_again = time.monotonic() + poll
+    began = time.monotonic()
+    ask_again = began + poll
     given_up: set[str] = set()
     while waiting:
         for node, said in look().items():
@@ -137,7 +198,8 @@ def _returns(
             given_up = waiting - still(waiting)
             ask_again = time.monotonic() + poll
         else:
-            time.sleep(0.03)
+            # Looking costs a Pi as much as it spares: a long job may be noticed a little later.
+            time.sleep(min(0.3, 0.03 + (now - began) / 30))
 
 
 def _still_at_it(

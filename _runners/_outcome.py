@@ -1,8 +1,7 @@
-"""Read what an orchestration returned: did it work, how long was each stage, and if not, why.
+"""Say in one plain line why a function or a state run of a node failed.
 
-Pure Python, no Salt. ``state.orchestrate`` returns a dictionary of dictionaries in which the one
-sentence that a person wants is buried five levels down, in another place for every way of failing.
-:func:`read` digs it out. The sentence comes from a node, so it is also cleaned: one line, no
+Pure Python, no Salt. The one sentence that a person wants is buried some levels down in what Salt returns,
+in another place for every way of failing. It comes from a node, so it is also cleaned: one line, no
 control characters (it ends up on terminals), no bootstrap token, no traceback, at most
 :data:`LONGEST` characters.
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 LONGEST = 480
 NO_ANSWER = "the node stopped answering"
@@ -24,18 +23,6 @@ _RAISED = re.compile(
 )
 # What Salt says of a state that did not run because another one failed: never the cause.
 _FOLLOWED = ("One or more requisite failed", "State was not run because")
-
-
-class Outcome(NamedTuple):
-    """What became of one orchestration."""
-
-    ok: bool
-    stage: str
-    """Id of the first stage that failed, "" when all went well or none was reached."""
-    reason: str
-    """One plain line, "" when all went well."""
-    seconds: dict[str, float]
-    """Seconds that each stage took, in the order they ran."""
 
 
 def plain(text: Any, limit: int = LONGEST) -> str:
@@ -64,42 +51,10 @@ def _last_words(trace: str) -> str:
     return _RAISED.sub(lambda found: "" if found["salt"] else f"{found['name']}: ", words, count=1)
 
 
-def read(returned: Any) -> Outcome:
-    """Read what ``RunnerClient.cmd("state.orchestrate", full_return=True)`` gave.
-
-    Args:
-        returned: that value, or only its ``return`` part.
-    """
-    inner = returned.get("return", returned) if isinstance(returned, Mapping) else returned
-    data = inner.get("data") if isinstance(inner, Mapping) else None
-    if not isinstance(data, Mapping) or not data:
-        text = plain(inner) if isinstance(inner, str) else ""
-        return Outcome(False, "", text or "the orchestration returned nothing", {})
-    chunks = next(iter(data.values()))
-    if not isinstance(chunks, Mapping):  # did not compile: a list of errors
-        return Outcome(False, "", _joined(chunks), {})
-    seconds: dict[str, float] = {}
-    for chunk in _in_order(chunks):
-        stage = str(chunk.get("__id__", "?"))
-        if "duration" in chunk:
-            seconds[stage] = round(float(chunk["duration"]) / 1000, 1)
-        if chunk.get("result") is False:
-            return Outcome(False, stage, _why(chunk), seconds)
-    return Outcome(True, "", "", seconds)
-
-
 def _in_order(chunks: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the states of a run in the order they ran."""
     states = [chunk for chunk in chunks.values() if isinstance(chunk, Mapping)]
     return sorted(states, key=lambda chunk: chunk.get("__run_num__", 0))
-
-
-def _why(chunk: Mapping[str, Any]) -> str:
-    """Return why one stage of the orchestration (a salt.runner) failed."""
-    changes = chunk.get("changes")
-    if isinstance(changes, Mapping) and "return" in changes:
-        return answer(changes["return"])
-    return plain(chunk.get("comment", "")) or "failed without saying why"
 
 
 def states(returned: Any) -> str:

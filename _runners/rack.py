@@ -36,6 +36,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from salt.exceptions import CommandExecutionError
+
 log = logging.getLogger(__name__)
 
 __opts__: dict[str, Any]
@@ -57,11 +59,14 @@ def _beside(name: str) -> ModuleType:
 
 
 _attempts = _beside("_attempts")
+_figures = _beside("_figures")
 _locks = _beside("_locks")
+_logbook = _beside("_logbook")
 _minions = _beside("_minions")
 _outcome = _beside("_outcome")
 _rackplan = _beside("_rackplan")
 _settings_help = _beside("_settings")
+_stages = _beside("_stages")
 _workers = _beside("_workers")
 
 # Seconds
@@ -69,6 +74,7 @@ ANSWER, POLL, LIMIT = _minions.ANSWER, _minions.POLL, _minions.LIMIT
 API_LIMIT = 45
 STATUS_ANSWER, STATUS_LIMIT = 2, 8
 SETTLE_LIMIT = 1800
+SERVICES_LIMIT = 1500
 # Hundreds of GB over a home network
 MOVE_LIMIT = 48 * 3600
 # Each try stops what runs on the node
@@ -86,6 +92,8 @@ PAUSE_BETWEEN_LOOKS = 2.0
 BOOT_MARK = "/run/systemd/private"
 SETTLE = "(settle)"  # the job that does the rest of the rack; no host name, so no node's id
 
+# The API server refuses fewer than ten minutes
+TOKEN_TTL = (600, 86400)
 EVENT = "saltberry/node/{}/{}"
 ADMIN_KUBECONFIG = "/root/.kube/config"
 
@@ -172,7 +180,7 @@ def _settings(rack: Any) -> dict[str, Any]:
     """Return the pillar's ``reconcile`` key with its defaults."""
     given = rack.pillar.get("reconcile") or {}
     return {
-        "parallel": 3,
+        "parallel": 5,
         "backoff_seconds": [15, 60, 300, 900],
         "ready_timeout": 180,
         "drain_timeout": 300,
@@ -266,16 +274,19 @@ def _apply(
 def _cluster_now(
     control_plane: str, poll: float = ANSWER, limit: float = API_LIMIT
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Return ``(nodes, facts)`` from the control plane; None for what it cannot say."""
-    wanted: dict[str, list[Any]] = {"kubeadm.nodes": [], "kubeadm.facts": []}
+    """Return ``(nodes, facts)`` from the control plane; None for what it cannot say.
+
+    With the facts goes which pod network the cluster has.
+    """
+    wanted: dict[str, list[Any]] = {"kubeadm.nodes": [], "kubeadm.facts": [], "cni.in_use": []}
     for _, returned, _code in _asked([control_plane], wanted, poll=poll, limit=limit):
         if not isinstance(returned, dict):
             return None, None
         # a function that fails gives its error text instead
-        nodes, facts = (
+        nodes, facts, used = (
             found if isinstance(found := returned.get(name), dict) else None for name in wanted
         )
-        return nodes, facts
+        return nodes, facts and {**facts, "cni": (used or {}).get("cni")}
     return None, None
 
 
@@ -297,6 +308,8 @@ def _refresh_cluster(rack: Any) -> Any:
                 "endpoint": f"{rack.ip(control_plane)}:{port}",
                 "ca_hash": facts["ca_hash"],
                 "version": (nodes.get(control_plane) or {}).get("version"),
+                # Before it has one it does not say
+                **({"cni": facts["cni"]} if facts["cni"] else {}),
                 "nodes": {
                     name: {"ip": fact.get("ip"), "pod_cidr": fact.get("pod_cidr")}
                     for name, fact in nodes.items()
@@ -357,7 +370,7 @@ def reconcile(wait: bool = False) -> dict[str, Any]:
         with _lock("reconcile.lock", wait=wait) as mine:
             if not mine:
                 return {"queued": True, "comment": "another reconcile runs and will look again"}
-            with _Reconcile() as run:
+            with _minions.one_client(__opts__), _Reconcile() as run:
                 try:
                     run.until_done()
                 except _Refused as exc:
@@ -365,7 +378,19 @@ def reconcile(wait: bool = False) -> dict[str, Any]:
                 results.update(run.results)
         # A request may have come after our last look, from one who then found the lock taken.
         if not request.exists():
+            _write_figures()
             return {"nodes": results, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _write_figures() -> None:
+    """Write how the rack stands for the node exporter, where there is one."""
+    if not _figures.FOLDER.is_dir():
+        return
+    try:
+        text = _figures.text(_status(), time.time())
+        _logbook.replace(_figures.FOLDER / _figures.FILE, text, 0o644)
+    except OSError as exc:
+        log.warning("the rack's figures could not be written: %s", exc)
 
 
 class _Reconcile:
@@ -534,11 +559,12 @@ class _Reconcile:
             for name, (when, boot) in self.heard.items()
             if name in wanted and name not in self.jobs and now - when < HEARD_FOR
         }
+        # First, so that a place that became free is taken before those that work have answered.
+        yield from idle.items()
         for name, boot in _answering(sorted(set(wanted) - set(idle))):
             if name not in self.jobs:
                 self.heard[name] = (now, boot)
             yield name, boot
-        yield from idle.items()
 
     def _has_room(self, rack: Any) -> bool:
         return len(set(self.jobs) - {SETTLE}) < int(_settings(rack)["parallel"])
@@ -723,20 +749,33 @@ def _fire(node: str, what: str, data: Mapping[str, Any]) -> None:
 
 
 def _orchestrate(opts: dict[str, Any], mods: str, task: dict[str, Any]) -> Any:
-    """Run an orchestration for one node and return what became of it (an ``outcome.Outcome``)."""
-    import salt.runner
-    import salt.utils.user
-
-    with salt.runner.RunnerClient(opts) as client:
-        returned = client.cmd(
-            "state.orchestrate",
-            # without a user the orchestration's own calls are refused by the master
-            pub_data={"user": salt.utils.user.get_specific_user()},
-            kwarg={"mods": mods, "pillar": {"task": task}},
-            print_event=False,
-            full_return=True,
+    """Run an orchestration for one node and return what became of it (a ``_stages.Outcome``)."""
+    try:
+        stages = _stages.read(_compiled(opts, mods, task))
+    except Exception as exc:
+        return SimpleNamespace(
+            ok=False, stage="", reason=_outcome.plain(f"{mods}: {exc}"), seconds={}
         )
-    return SimpleNamespace(**_outcome.read(returned)._asdict())
+    functions = {f"rack.{stage.__name__}": stage for stage in STAGES}
+    with _minions.one_client(__opts__):
+        return SimpleNamespace(**_stages.run(stages, functions, _outcome.answer)._asdict())
+
+
+def _compiled(opts: dict[str, Any], mods: str, task: dict[str, Any]) -> Any:
+    """Return what an orchestration's SLS says for a task.
+
+    Raises:
+        OSError: the checkout has no such SLS.
+        salt.exceptions.SaltRenderError: it does not render.
+    """
+    import salt.loader
+    import salt.template
+
+    (root,) = opts["file_roots"]["base"][:1]
+    path = Path(root, *mods.split(".")).with_suffix(".sls")
+    path.stat()
+    renderers = salt.loader.render({**opts, "pillar": {"task": task}}, {})
+    return salt.template.compile_template(str(path), renderers, "jinja|yaml", [], [])
 
 
 def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]) -> Any:
@@ -771,17 +810,41 @@ def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]
     for name in drained:
         uncordon = partial(_call, control_plane, "kubeadm.uncordon", {"node": name}, 2 * POLL)
         done(f"{name} still takes no pods", uncordon)
+    if _serving_certificates(rack):
+        done("the certificates that kubelets serve with", partial(_approve_certificates, rack))
     stale = _stale_routes(rack, members)
     told = _apply_on(stale, "cni")
     problems += [f"the routes of {name}: {problem}" for name, problem in told.items() if problem]
     done("the exports of the share", partial(_export_share, rack))
     done("the admin's kubeconfig", partial(_hand_over_kubeconfig, rack))
+    if any(name not in rack.control_planes for name in members):
+        done("the services", partial(_bring_services, rack))
+        done("what is measured", partial(_tell_collector, rack))
     return SimpleNamespace(problems=problems, freed=freed)
+
+
+def _serving_certificates(rack: Any) -> bool:
+    """Say whether the kubelets ask for the certificates that they serve their port with."""
+    wanted: bool = __utils__["kubeadm_config.asks_for_serving_certificates"](rack.pillar)
+    return wanted
+
+
+def _approve_certificates(rack: Any) -> None:
+    """Approve the requests of kubelets that are each for the node that asks.
+
+    Raises:
+        _Failed: some are not; they are named, and stay as they are.
+    """
+    found = _call(rack.control_planes[0], "kubelet_certs.approve", {}, limit=2 * POLL)
+    if found["refused"]:
+        name, why = sorted(found["refused"].items())[0]
+        more = f" (and {len(found['refused']) - 1} more)" if len(found["refused"]) > 1 else ""
+        raise _Failed(f"the request {name} is not approved: {why}{more}")
 
 
 def _stale_routes(rack: Any, members: list[str]) -> list[str]:
     """Return the members whose routes to the other nodes' pods are not what they should be."""
-    if (rack.pillar.get("kubernetes") or {}).get("cni", "routed") != "routed":
+    if (rack.pillar.get("kubernetes") or {}).get("cni") != "routed":
         return []
     nodes = _known_cluster().get("nodes", {})
     stale = []
@@ -800,6 +863,28 @@ def _export_share(rack: Any) -> None:
         for _, current, code in _asked([node], "nfs.current", limit=2 * POLL):
             if not code and not current:
                 _apply(node, "nfs.server")
+
+
+def _bring_services(rack: Any) -> None:
+    """Have the control plane bring the services that the pillar wants and the cluster has not.
+
+    What is there may have changed since: that is found by `drift.check` and set right by a highstate.
+    """
+    sections = rack.pillar.get("services") or {}
+    wanted = {name for name, section in sections.items() if section.get("enabled")}
+    control_plane = rack.control_planes[0]
+    if wanted and wanted - set(_call(control_plane, "manifests.services", {}, API_LIMIT)):
+        _apply(control_plane, "services", limit=SERVICES_LIMIT)
+
+
+def _tell_collector(rack: Any) -> None:
+    """Have the services applied again when nodes came or went that their collector is to measure."""
+    services, control_plane = rack.pillar.get("services") or {}, rack.control_planes[0]
+    if not (services.get("metrics") or {}).get("enabled"):
+        return
+    for _, current, code in _asked([control_plane], "metrics.current", limit=2 * POLL):
+        if not code and not current:
+            _apply(control_plane, "services", limit=SERVICES_LIMIT)
 
 
 def _revoke(control_plane: str, node: str) -> Any:
@@ -868,14 +953,34 @@ def sync(node: str) -> dict[str, Any]:
 
 
 def _sync(node: str) -> list[str]:
-    for _, has, code in _asked([node], "node.modules", poll=POLL):
-        if not code and has == _minions.shipped_modules(__opts__):
-            return []
+    return [] if _asked_with_our_modules(node, {}) is not None else _fetch_modules(node)
+
+
+def _fetch_modules(node: str) -> list[str]:
+    """Have one node fetch our modules; return those that it had not."""
     for _, returned, code in _asked([node], {kind: [] for kind in _minions.SYNC}, poll=POLL):
         if code or not isinstance(returned, dict):
             raise _Failed(_outcome.answer(returned))
         return sorted(name for kind in returned.values() for name in kind)
     raise _Failed(_outcome.NO_ANSWER)
+
+
+def _asked_with_our_modules(
+    node: str, functions: Mapping[str, list[Any]]
+) -> Mapping[str, Any] | None:
+    """Call functions on a node that has all our modules; None if it lacks some, or is silent.
+
+    A node that has none of them is told so by a list of what it has. Asked for a function that is not
+    there, a minion loads every module of Salt in search of it: a second of a PC's processor.
+    """
+    for _, has, _code in _asked([node], "saltutil.list_extmods", poll=POLL):
+        if not isinstance(has, dict) or "node" not in (has.get("modules") or ()):
+            return None
+        for _, said, _code in _asked([node], {"node.modules": [], **functions}, poll=POLL):
+            shipped = _minions.shipped_modules(__opts__)
+            if isinstance(said, dict) and said.get("node.modules") == shipped:
+                return said
+    return None
 
 
 def preflight(node: str, role: str) -> dict[str, Any]:
@@ -899,13 +1004,10 @@ def preflight(node: str, role: str) -> dict[str, Any]:
     """
 
     def ask() -> dict[str, Any]:
-        asked = {"node.modules": [], "node.preflight": [role]}
-        for _, returned, _code in _asked([node], asked, poll=POLL, limit=2 * POLL):
-            if isinstance(returned, dict) and returned.get(
-                "node.modules"
-            ) == _minions.shipped_modules(__opts__):
-                return _judged(returned.get("node.preflight"))
-        _sync(node)
+        said = _asked_with_our_modules(node, {"node.preflight": [role]})
+        if said is not None:
+            return _judged(said.get("node.preflight"))
+        _fetch_modules(node)
         _call(node, "node.preflight", {"role": role}, limit=2 * POLL)
         return {}
 
@@ -1140,6 +1242,10 @@ def _drain(node: str, why: str) -> dict[str, Any]:
     return {"left": said["left"]}
 
 
+# What the files of salt/orch may name
+STAGES = (sync, preflight, states, join, ready, drain, reboot)
+
+
 # --- for people ------------------------------------------------------------------------------------
 
 
@@ -1262,6 +1368,94 @@ def explain(key: str = "") -> Any:
             return _settings_help.text(settings, entry)
         return "\n".join(_settings_help.listed(inside))
     return {"ok": True, "settings": [*([entry] if entry else []), *inside]}
+
+
+def authority() -> Any:
+    """Show the certificate of the rack's own authority, for browsers and other machines to trust.
+
+    It is public; its key never leaves the cluster. See docs/services/network.md.
+
+    On the command line the certificate as PEM, good for a file; to other programs ``{"ok": True,
+    "certificate": text}``. Without one ``{"ok": False, "reason": ..., "retcode": 1}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.authority
+    """
+    try:
+        text = _call(_rack().control_planes[0], "rack_ca.certificate", {}, limit=API_LIMIT)
+        if not text:
+            raise _Failed("the rack has no authority: is services.certificates on, and applied?")
+    except (_Refused, _Failed) as exc:
+        __context__["retcode"] = 1
+        return {"ok": False, "reason": str(exc), "retcode": 1}
+    if __opts__.get("fun") == "rack.authority" and not __opts__.get("output"):
+        print(str(text).strip(), flush=True)
+        # Not a word more on standard output: it may be a file
+        return {"outputter": "quiet", "data": True}
+    return {"ok": True, "certificate": text}
+
+
+def dashboard_token(view: bool = False, ttl: int = 3600) -> dict[str, Any]:
+    """Print a token to log in to the dashboard with, which ends by itself.
+
+    It is printed and not returned: what a runner returns goes to everybody on the event bus and stays in
+    the job cache. Nothing keeps it, and it cannot be called back; without ``services.dashboard`` its account
+    is gone, and with it the token.
+
+    view
+        True: may look at all but Secrets, and change nothing. False: may do everything.
+    ttl
+        Seconds for which it is good, 600 to 86400.
+
+    Returns ``{"ok": False, "reason": ..., "retcode": 1}`` when there is none, and otherwise nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rack.dashboard_token
+        salt-run rack.dashboard_token view=True ttl=28800
+    """
+    account = "view-user" if view else "admin-user"
+    try:
+        token = _dashboard_token(account, ttl)
+    except (_Failed, CommandExecutionError) as exc:
+        __context__["retcode"] = 1
+        return {"ok": False, "reason": str(exc), "retcode": 1}
+    print(token, flush=True)
+    # Not a word more on standard output: it may be a pipe
+    return {"outputter": "quiet", "data": True}
+
+
+def _dashboard_token(account: str, ttl: Any) -> str:
+    if __opts__.get("fun") != "rack.dashboard_token" or __opts__.get("async"):
+        raise _Failed("only for people: type `salt-run rack.dashboard_token` on the master")
+    low, high = TOKEN_TTL
+    if isinstance(ttl, bool) or not isinstance(ttl, int) or not low <= ttl <= high:
+        raise _Failed(f"ttl: {ttl!a} is no number of seconds from {low} to {high}")
+    config = Path(ADMIN_KUBECONFIG)
+    if not config.is_file():
+        raise _Failed(f"{config} is missing; rack.reconcile brings it when there is a cluster")
+    request = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"expirationSeconds": ttl},
+    }
+    # By the API itself: `kubectl create token` is not there before 1.24.
+    place = f"/api/v1/namespaces/dashboard/serviceaccounts/{account}/token"
+    done = __utils__["kube_programs.kubectl"](
+        "create", "--raw", place, "-f", "-", kubeconfig=config, stdin=json.dumps(request)
+    )
+    if done.returncode == 0:
+        return str(json.loads(done.stdout)["status"]["token"])
+    if "NotFound" in done.stderr or "not found" in done.stderr:
+        raise _Failed(
+            f"the cluster has no account {account}: is services.dashboard on? `salt '*' state.apply` makes it"
+        )
+    raise _Failed(__utils__["kube_programs.last_lines"](done.stderr, 2))
 
 
 def retry(node: str) -> dict[str, Any]:

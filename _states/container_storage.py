@@ -62,10 +62,14 @@ def managed(  # noqa: PLR0917
         elif refusal := _failed_before(name, retry_after):
             ret.update(result=False, changes={}, comment=refusal)
             return ret
-        if __salt__["container_storage.is_member"]() and not drained and left is None:
-            return _ask_master(ret, name, engines)
+        asks = __salt__["container_storage.is_member"]() and not drained and left is None
         if __opts__["test"]:
-            return _told(ret, name, engines, margin, left)
+            ret = _told(ret, name, engines, margin, left)
+            if asks and ret["changes"]:
+                ret["comment"] += f"\nwould be asked for: {_MASTERS}"
+            return ret
+        if asks:
+            return _ask_master(ret, name, engines, margin)
         done = __salt__["container_storage.migrate"](name, engines, margin)
         __salt__["container_storage.satisfied"]()
     except CommandExecutionError as exc:
@@ -106,16 +110,27 @@ def _failed_before(name: str, retry_after: int) -> str:
     )
 
 
-def _ask_master(ret: dict[str, Any], name: str, engines: Sequence[str] | None) -> dict[str, Any]:
-    """A member of a cluster waits for the master, which drains it first."""
-    what = "the master drains this node, moves its data and uncordons it, one node at a time"
-    if __opts__["test"]:
-        ret.update(result=None, comment=f"would be asked for: {what}")
+_MASTERS = "the master drains this node, moves its data and uncordons it, one node at a time"
+
+
+def _ask_master(
+    ret: dict[str, Any], name: str, engines: Sequence[str] | None, margin: float
+) -> dict[str, Any]:
+    """A member of a cluster waits for the master, which drains it first.
+
+    Not for a move that cannot be done: the pods would leave for nothing, again and again.
+    """
+    wanted = __salt__["container_storage.wanted"]()
+    problems = __salt__["container_storage.plan"](name, engines, margin)["problems"]
+    if problems:
+        if wanted:
+            __salt__["container_storage.satisfied"]()
+        ret.update(result=False, changes={}, comment="\n".join(problems))
         return ret
-    already = (__salt__["container_storage.wanted"]() or {}).get("target") == name
+    already = (wanted or {}).get("target") == name
     __salt__["container_storage.want"](name, engines)
     ret.update(changes={} if already else {"wanted": {"old": None, "new": name}},
-               comment=f"asked for: {what}")  # fmt: skip
+               comment=f"asked for: {_MASTERS}")  # fmt: skip
     return ret
 
 

@@ -134,3 +134,36 @@ def _install(
         + (f"; held: {', '.join(unheld)}" if unheld else "")
     )
     return ret
+
+
+def removed(name: str, packages: Sequence[str]) -> dict[str, Any]:
+    """Have packages removed; their settings and data stay on the disk.
+
+    name
+        What the packages are, for the log.
+    packages
+        Names. What depends on them is removed by apt too, and shown.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    have = __salt__["debs.status"](list(packages))
+    there = {package: have[package]["version"] for package in packages if have[package]["version"]}
+    if not there:
+        return {**ret, "comment": f"{', '.join(packages)}: not installed"}
+    changes = {package: {"old": version, "new": None} for package, version in there.items()}
+    if __opts__["test"]:
+        comment = f"would be removed: {', '.join(there)}"
+        return {**ret, "result": None, "changes": changes, "comment": comment}
+    try:
+        gone = __salt__["debs.remove"](list(there))
+    except CommandExecutionError as exc:
+        return {**ret, "result": False, "comment": str(exc)}
+    left = [
+        package for package, fact in __salt__["debs.status"](list(there)).items() if fact["version"]
+    ]
+    if left:
+        comment = f"apt reports success, yet dpkg still has {', '.join(left)}"
+        return {**ret, "result": False, "comment": comment}
+    changes |= {
+        package: {"old": "installed", "new": None} for package in gone if package not in there
+    }
+    return {**ret, "changes": changes, "comment": f"removed: {', '.join(changes)}"}

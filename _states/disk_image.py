@@ -23,6 +23,8 @@ def __virtual__() -> bool | tuple[bool, str]:
 def present(name: str, size: str) -> dict[str, Any]:
     """Have a sparse ext4 image that may grow to a size; an existing one is grown, never shrunk.
 
+    Warns when its disk has less room than that.
+
     name
         The image file. In test mode its folder may still be missing: the share is mounted by an
         earlier state.
@@ -35,6 +37,9 @@ def present(name: str, size: str) -> dict[str, Any]:
     if problems and not (__opts__["test"] and problems[0].endswith("is the share mounted?")):
         ret.update(result=False, comment="; ".join(problems))
         return ret
+    short = "" if problems else __salt__["disk_image.shortage"](name, size)
+    if short:
+        ret["warnings"] = [short]
     if not todo:
         ret["comment"] = f"{name} may grow to {size}"
         return ret

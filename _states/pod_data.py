@@ -10,6 +10,7 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "pod_data"
 
 __salt__: dict[str, Callable[..., Any]]
+__utils__: dict[str, Callable[..., Any]]
 __opts__: dict[str, Any]
 
 
@@ -25,20 +26,26 @@ def bound(name: str, source: str, target: str, drained: bool = False) -> dict[st
     drained
         The node may be stopped. A member of a cluster that has pods here and is not drained only
         asks the master, as for the engines' data.
+
+    A folder that is on another disk of ours, of another backend, moves from there. What a person has
+    mounted stays, and is told.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     if __salt__["systemd_mount.mounted_from"](name, source):
         ret["comment"] = f"{name} is on {source}"
         return ret
-    full = __salt__["systemd_mount.hidden_file"](name) is not None
+    elsewhere = __salt__["systemd_mount.mounted"](name) is not None
+    ours = __salt__["systemd_mount.unit_text"](__utils__["mount_unit.name"](name)) != ""
+    full = elsewhere or __salt__["systemd_mount.hidden_file"](name) is not None
     if full and __salt__["node.is_member"]() and not drained:
         return _asked(ret, target)
     unit = {"description": f"Pod data: {name}", "fstype": "none", "options": ["bind", "nofail"]}
     todo = __salt__["systemd_mount.plan"](name, source, **unit)
-    if "problems" in todo and not full:
+    if "problems" in todo and not (ours if elsewhere else full):
         ret.update(result=False, comment="; ".join(todo["problems"]))
         return ret
-    ret["changes"] = {name: {"old": "the system's disk", "new": source}}
+    old = "another disk" if elsewhere else "the system's disk"
+    ret["changes"] = {name: {"old": old, "new": source}}
     if __opts__["test"]:
         ret.update(result=None, comment=f"{name} would be moved to {source}")
         return ret
@@ -67,6 +74,7 @@ def _bind(name: str, source: str, unit: dict[str, Any], full: bool) -> None:
         __salt__["file.makedirs_perms"](source, mode="0750")
         if full:
             __salt__["pod_data.move"](name, source)
+            __salt__["systemd_mount.unmount"](name)
         __salt__["systemd_mount.write"](name, __salt__["systemd_mount.plan"](name, source, **unit))
         __salt__["systemd_mount.mount"](name)
     finally:

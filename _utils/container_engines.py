@@ -73,7 +73,8 @@ def docker_facts() -> dict[str, Any]:
     """Return what docker holds now. Raises EngineError.
 
     ``{"root", "driver", "in_containerd", "version", "images": [ids], "volumes": [names],
-    "containers": {id: {"name", "image", "running", "policy", "temporary", "binds"}}}``.
+    "devices": {volume: path}, "containers": {id: {"name", "image", "running", "policy", "temporary",
+    "binds"}}}``. ``devices`` are volumes that show a folder by its path (``-o device=…``).
     ``in_containerd`` says that images are in containerd's store (docker 29's default).
     """
     info = ask_docker("/info")
@@ -88,6 +89,11 @@ def docker_facts() -> dict[str, Any]:
         "version": info["ServerVersion"],
         "images": sorted(image["Id"] for image in ask_docker("/images/json?all=1")),
         "volumes": sorted(volume["Name"] for volume in volumes),
+        "devices": {
+            volume["Name"]: device
+            for volume in volumes
+            if (device := (volume.get("Options") or {}).get("device", "")).startswith("/")
+        },
         "containers": _containers(),
     }
 
@@ -110,6 +116,36 @@ def _containers() -> dict[str, dict[str, Any]]:
                       if mount.get("Type") == "bind" and mount.get("Source")],
         }  # fmt: skip
     return found
+
+
+def binds_on_disk(root: str) -> list[tuple[str, str]]:
+    """Return ``(who, path)`` of every folder that docker's containers and volumes mount by its path.
+
+    root
+        Docker's folder. Read from its files, so docker need not run. Files that cannot be read are
+        passed over: docker leaves such containers out, too.
+    """
+    found = []
+    for place in (Path(root), *Path(root).glob("[0-9]*.[0-9]*")):  # the second: with userns-remap
+        for file in sorted(place.glob("containers/*/config.v2.json")):
+            known = _json_file(file)
+            name = str(known.get("Name", file.parent.name)).lstrip("/")
+            found += [(f"the container {name}", mount["Source"])
+                      for mount in (known.get("MountPoints") or {}).values()
+                      if mount.get("Type") == "bind" and mount.get("Source")]  # fmt: skip
+        for file in sorted(place.glob("volumes/*/opts.json")):
+            device = str(_json_file(file).get("MountDevice") or "")
+            if device.startswith("/"):
+                found.append((f"the volume {file.parent.name}", device))
+    return found
+
+
+def _json_file(file: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(file.read_text(errors="replace"))
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
 def file_drivers() -> tuple[str, ...]:

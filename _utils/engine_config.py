@@ -20,8 +20,11 @@ from typing import Any
 __virtualname__ = "engine_config"
 
 DEFAULT_ROOTS = {"docker": "/var/lib/docker", "containerd": "/var/lib/containerd"}
-_ROOT_FLAGS = {"docker": ("--data-root", "--graph", "-g"), "containerd": ("--root",)}
-_CONFIG_FLAGS = {"docker": ("--config-file",), "containerd": ("--config", "-c")}
+# containerd takes its long flags with one hyphen as well.
+_ROOT_FLAGS = {"docker": ("--data-root", "--graph", "-g"), "containerd": ("--root", "-root")}
+_CONFIG_FLAGS = {"docker": ("--config-file",), "containerd": ("--config", "-config", "-c")}
+# docker's short flag may have its value right behind it.
+_ATTACHED = ("-g",)
 _PROGRAMS = {"docker": "dockerd", "containerd": "containerd"}
 
 _VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"']\S*)"""
@@ -86,6 +89,8 @@ def _flag(words: Sequence[str], names: Sequence[str]) -> str | None:
                 value = words[number + 1]
             elif word.startswith(f"{name}="):
                 value = word[len(name) + 1 :]
+            elif name in _ATTACHED and word.startswith(name) and len(word) > len(name):
+                value = word[len(name) :]
     return value
 
 
@@ -126,8 +131,11 @@ def command_without_root(engine: str, command: str) -> str:
     words = _words(command)
     if words and words[0].rsplit("/", 1)[-1] != _PROGRAMS[engine]:
         raise ValueError(f"the command does not run {_PROGRAMS[engine]} itself: {command}")
-    names = "|".join(re.escape(name) for name in _ROOT_FLAGS[engine])
-    left = re.sub(rf"\s+(?:{names})(?:=|\s+){_VALUE}(?=\s|$)", "", command)
+    names = "|".join(
+        re.escape(name) + ("(?:=|\\s*)" if name in _ATTACHED else "(?:=|\\s+)")
+        for name in _ROOT_FLAGS[engine]
+    )
+    left = re.sub(rf"\s+(?:{names}){_VALUE}(?=\s|$)", "", command)
     if command_root(engine, left) is not None:
         raise ValueError(f"the folder cannot be taken out of the command line: {command}")
     return left
@@ -135,9 +143,12 @@ def command_without_root(engine: str, command: str) -> str:
 
 def names_root(engine: str, text: str) -> bool:
     """Say whether a text (an environment variable's, a shell script's) sets the folder by a flag."""
-    names = "|".join(re.escape(name) for name in _ROOT_FLAGS[engine])
+    names = "|".join(
+        re.escape(name) + (r"(?:[=\s]|/)" if name in _ATTACHED else r"[=\s]")
+        for name in _ROOT_FLAGS[engine]
+    )
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    return any(re.search(rf"(?:^|[\s\"'=])(?:{names})[=\s]", line) for line in lines)
+    return any(re.search(rf"(?:^|[\s\"'=])(?:{names})", line) for line in lines)
 
 
 # --- daemon.json --------------------------------------------------------------------------------

@@ -131,15 +131,19 @@ def kubectl(
     kubeconfig: Path,
     stdin: str | None = None,
     attempts: int = _ATTEMPTS,
+    limit: float = _LIMIT,
 ) -> subprocess.CompletedProcess[str]:
     """Run kubectl; when the API server is briefly away, wait until it is ready and try again.
+
+    limit
+        Seconds after which it is stopped: more than usual for many objects at once.
 
     Returns the finished process, also a failed one. Raises CommandExecutionError if the API server
     did not answer in any attempt.
     """
     argv = ["kubectl", *arguments, "--request-timeout=10s"]
     for attempt in range(1, attempts + 1):
-        done = run(argv, stdin=stdin, kubeconfig=kubeconfig)
+        done = run(argv, limit, stdin, kubeconfig)
         if done.returncode == 0 or not _TRANSIENT.search(done.stderr):
             return done
         if attempt < attempts:

@@ -173,19 +173,52 @@ def _cluster_document(settings: Mapping[str, Any], api: str) -> dict[str, Any]:
     }
 
 
-def init_config(settings: Mapping[str, Any]) -> str:
-    """Configuration of ``kubeadm init``: four YAML documents. It holds no secret.
-
-    Raises ValueError for a version that is not one.
-    """
-    api = _api(settings)
-    kubelet = {
+def kubelet(over: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What this project wants of kubelet's configuration, with the pillar's keys laid over it."""
+    ours = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         # the driver that containerd is configured for, and the only one that fits systemd
         "cgroupDriver": "systemd",
         "failSwapOn": True,
     }
+    merged: dict[str, Any] = _plain(merge(ours, over or {}))
+    return merged
+
+
+def asks_for_serving_certificates(pillar: Mapping[str, Any]) -> bool:
+    """Say whether kubelets ask the cluster for the certificates that they serve their port with.
+
+    Those who measure pods check it; nobody else does. ``kubernetes.kubelet`` has the last word.
+    """
+    own = (pillar.get("kubernetes") or {}).get("kubelet") or {}
+    metrics = (pillar.get("services") or {}).get("metrics") or {}
+    return bool(own.get("serverTLSBootstrap", metrics.get("enabled")))
+
+
+def kubelet_of(pillar: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pillar lays over this project's kubelet configuration, with what its services need."""
+    own: dict[str, Any] = _plain((pillar.get("kubernetes") or {}).get("kubelet") or {})
+    if asks_for_serving_certificates(pillar):
+        return {**own, "serverTLSBootstrap": True}
+    return own
+
+
+def kubelet_config_map(version: str) -> str:
+    """Name of the ConfigMap in kube-system that holds the cluster's kubelet configuration.
+
+    Named after the minor version up to 1.23. Raises ValueError for what is no version.
+    """
+    major, minor = parse_version(version)
+    return "kubelet-config" if (major, minor) >= (1, 24) else f"kubelet-config-{major}.{minor}"
+
+
+def init_config(settings: Mapping[str, Any]) -> str:
+    """Configuration of ``kubeadm init``: four YAML documents. It holds no secret.
+
+    Raises ValueError for a version that is not one.
+    """
+    api = _api(settings)
     proxy = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -193,7 +226,7 @@ def init_config(settings: Mapping[str, Any]) -> str:
     return _dump(
         _init_document(settings, api),
         _cluster_document(settings, api),
-        merge(kubelet, settings.get("kubelet") or {}),
+        kubelet(settings.get("kubelet")),
         merge(proxy, settings.get("kube_proxy") or {}),
     )
 

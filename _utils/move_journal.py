@@ -11,7 +11,7 @@ copying        copies while the engines run                     copies what is l
 stopping       stops the engines                                copies again, then goes on
 final          last difference, engines stopped                 copies again, then goes on
 verifying      compares source and copy                         copies again, then goes on
-switching      replaces the configuration files                 replaces the rest of them
+switching      replaces the configuration files                 replaces the rest, or begins again
 starting       starts the engines on the new folders            starts them, or rolls back
 checking       is all there that was there?                     checks, or rolls back
 restoring      puts the old configuration files back            puts the rest of them back
@@ -48,6 +48,10 @@ UNIT = "saltberry-container-storage-recover.service"
 STOPPED = ("stopping", "final", "verifying")
 # The files are being replaced.
 REPLACING = {"switching": "new", "restoring": "old"}
+# What comes after. Written down before the flag goes: without one, nothing was replaced yet.
+_REPLACED = {"switching": "starting", "restoring": "restarting"}
+# The files are the new ones, or about to be the old ones again.
+SWITCHED = ("starting", "checking", "restoring")
 
 _WAIT_SECONDS = 60
 _POLL_SECONDS = 0.1
@@ -142,10 +146,13 @@ class Journal:
 
         phase
             ``switching`` for the new texts, ``restoring`` for the old ones.
+
+        Leaves the record in the phase that follows.
         """
         self.save(record, phase)
         write_whole(self.flag, phase)
         put_texts(record["files"], REPLACING[phase])
+        self.save(record, _REPLACED[phase])
         remove(self.flag)
 
     def history(self) -> dict[str, Any]:
@@ -208,6 +215,14 @@ def files_are(files: Mapping[str, Mapping[str, str | None]], which: str) -> bool
     return all(read_text(path) == texts[which] for path, texts in files.items())
 
 
+def is_switched(record: Mapping[str, Any]) -> bool:
+    """Say whether a move that nobody is at work on has given the engines their new folders.
+
+    By its phase, not by the files: people edit those, and the data on the new side then counts.
+    """
+    return record["phase"] in SWITCHED
+
+
 def recover(directory: str | Path = DIRECTORY) -> str:
     """Make it safe for an engine to start, whatever a move was doing; return what was done.
 
@@ -245,7 +260,7 @@ def finish_files(journal: Journal) -> str:
     which = REPLACING[flag]
     put_texts(record["files"], which)
     record["recovered"] = True
-    journal.save(record, {"new": "starting", "old": "restarting"}[which])
+    journal.save(record, _REPLACED[flag])
     remove(journal.flag)
     return f"the {which} configuration of {', '.join(record['moves'])} is in place"
 
@@ -268,6 +283,8 @@ def unit(program: str, directory: str = DIRECTORY) -> str:
         "Before=containerd.service docker.service docker.socket kubelet.service\n"
         "Conflicts=shutdown.target\n"
         "Before=shutdown.target\n"
+        # Each start of each engine asks for it, and a move that fails is three starts and three more.
+        "StartLimitIntervalSec=0\n"
         "\n"
         "[Service]\n"
         "Type=oneshot\n"

@@ -56,6 +56,9 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
         _check_firewall,
         _check_volumes,
         _check_registry,
+        _check_metrics,
+        _check_charts,
+        _check_ingress,
     )
     return [problem for rule in rules for problem in rule(pillar)]
 
@@ -527,6 +530,204 @@ def _check_registry_port(pillar: Mapping[str, Any], port: Any) -> list[str]:
         if "storage" in _roles_of(body)
         and {"control_plane", "worker"} & set(map(str, _roles_of(body)))
     ]
+
+
+def _check_metrics(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse figures without a place, boards without figures, and two services at one port."""
+    metrics, path = get(pillar, "services", "metrics"), "services.metrics"
+    problems = _check_node_ports(pillar)
+    if get(metrics, "enabled") is not True:
+        return problems
+    if get(metrics, "influxdb", "enabled") is False:
+        if get(metrics, "grafana", "enabled") is not False:
+            problems.append(
+                f"{path}.grafana.enabled: Grafana has nothing to show without InfluxDB; set it to false too,"
+                f" or {path}.influxdb.enabled to true"
+            )
+        return problems
+    return problems + _check_metrics_volume(pillar, get(metrics, "volume"))
+
+
+def _check_metrics_volume(pillar: Mapping[str, Any], name: Any) -> list[str]:
+    """Refuse a volume for InfluxDB that there is not, or that is another's."""
+    path = "services.metrics.volume"
+    if name is None:
+        return []
+    if get(pillar, "services", "storage", "enabled") is False:
+        return [
+            f"{path}: {_values.show(name)} needs services.storage.enabled: true; or write null, and the"
+            " figures go with their pod"
+        ]
+    volumes = get(pillar, "services", "storage", "volumes")
+    if isinstance(volumes, Mapping) and name not in volumes:
+        return [
+            f"{path}: there is no services.storage.volumes.{name}; write one, for example"
+            f" {name}: {{size: 20G}}, or null here, and the figures go with their pod"
+        ]
+    registry = get(pillar, "services", "registry")
+    claim = get(pillar, "services", "storage", "volumes", str(name), "claim")
+    if claim not in (None, f"metrics/{name}") or name == get(registry, "volume"):
+        return [f"{path}: {_values.show(name)} is another's; use one of its own"]
+    return []
+
+
+def _check_node_ports(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse two services at one port of the nodes."""
+    wanted = {
+        "services.registry.lan.port": (
+            get(pillar, "services", "registry", "lan", "port"),
+            get(pillar, "services", "registry", "lan", "enabled"),
+        ),
+        "services.metrics.grafana.node_port": (
+            get(pillar, "services", "metrics", "grafana", "node_port"),
+            get(pillar, "services", "metrics", "enabled"),
+        ),
+        "services.dashboard.node_port": (
+            get(pillar, "services", "dashboard", "node_port"),
+            get(pillar, "services", "dashboard", "enabled"),
+        ),
+    }
+    owners: dict[Any, str] = {}
+    problems = []
+    for path, (port, on) in wanted.items():
+        if port is None or on is not True:
+            continue
+        if port in owners:
+            problems.append(f"{path}: {port} is also {owners[port]}; give each a port of its own")
+        owners.setdefault(port, path)
+    return problems
+
+
+def _check_charts(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse releases that name no chart, or two, and charts that change under the same name."""
+    found = get(pillar, "helm", "releases")
+    releases: Mapping[Any, Any] = found if isinstance(found, Mapping) else {}
+    own = {name: key for name, (key, wanted) in _charts_of_services(pillar).items() if wanted}
+    problems = []
+    for name, body in releases.items():
+        path = _values.join("helm.releases", name)
+        if isinstance(body, Mapping):
+            problems += _check_chart(path, body)
+        if name in own:
+            problems.append(f"{path}: {own[name]} brings that release itself; choose another name")
+    if not releases and not own:
+        return []
+    if get(pillar, "mirror", "enabled") is False and get(pillar, "helm", "source") is None:
+        problems.append(
+            f"helm.source is missing: {next(iter(own.values()), 'helm.releases')} needs Helm, and there is"
+            " no mirror (mirror.enabled) that the control plane could take it from; write the URL of a"
+            " folder that has it, see docs/services/helm.md"
+        )
+    return problems
+
+
+def _charts_of_services(pillar: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
+    """The releases that services bring, with the setting that says so, and whether it does."""
+    services = get(pillar, "services")
+    ingress, certificates = get(services, "ingress"), get(services, "certificates")
+    balanced = get(ingress, "enabled") is True and get(ingress, "load_balancer") == "metallb"
+    return {
+        "metallb": ("services.ingress.load_balancer", balanced),
+        "cert-manager": ("services.certificates", get(certificates, "enabled") is True),
+    }
+
+
+def _check_ingress(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse nodes and addresses on which an ingress could not answer."""
+    ingress = get(pillar, "services", "ingress")
+    if get(ingress, "enabled") is not True:
+        return []
+    path, balanced = "services.ingress", get(ingress, "load_balancer") == "metallb"
+    nodes, addresses = get(ingress, "nodes") or [], get(ingress, "addresses") or []
+    problems = []
+    if balanced and not addresses:
+        problems.append(
+            f"{path}.addresses is missing; metallb needs addresses to give, for example"
+            " [192.168.1.240-192.168.1.249]"
+        )
+    if balanced and nodes:
+        problems.append(
+            f"{path}.nodes: with load_balancer metallb it answers on an address of its own, wherever it"
+            " runs; leave nodes out"
+        )
+    if addresses and not balanced:
+        problems.append(
+            f"{path}.addresses: only with load_balancer: metallb; without it the nodes' own addresses"
+            " are used"
+        )
+    problems += [said for each in nodes for said in _check_ingress_node(pillar, each)]
+    return problems + _check_ranges(pillar, f"{path}.addresses", addresses)
+
+
+def _check_ingress_node(pillar: Mapping[str, Any], node_id: Any) -> list[str]:
+    path = f"services.ingress.nodes: {_values.show(node_id)}"
+    roles = _roles_of(get(pillar, "nodes", node_id))
+    if "worker" not in roles:
+        return [f"{path} takes no pods, by its roles {', '.join(map(str, roles))}; name a worker"]
+    if "storage" in roles and get(pillar, "mirror", "enabled") is not False:
+        return [f"{path} has the mirror, which answers on port 80 there; name another node"]
+    page, port = get(pillar, "page", "enabled"), get(pillar, "page", "port")
+    if "master" in roles and page is True and port in (80, 443):
+        return [f"{path} has the page on port {port}; set page.port to 8080, or name another node"]
+    return []
+
+
+def _check_ranges(pillar: Mapping[str, Any], path: str, ranges: Any) -> list[str]:
+    """Refuse addresses that are not the rack's, or that a node has."""
+    network = _parse(pillar, "rack", "network")
+    nodes = pillar.get("nodes")
+    taken = (
+        {str(get(body, "ip")): node_id for node_id, body in nodes.items()}
+        if isinstance(nodes, Mapping)
+        else {}
+    )
+    problems: list[str] = []
+    seen: list[tuple[Any, Any]] = []
+    for each in ranges if isinstance(ranges, list) else ():
+        ends = _values.address_range(each)
+        if ends is None or network is None:
+            continue
+        first, last = ends
+        where = f"{path}: {_values.show(each)}"
+        if first <= network.network_address or last >= network.broadcast_address:
+            problems.append(
+                f"{where} is not within rack.network {network}, without its first and last address"
+            )
+        problems += [
+            f"{where} has {ip} in it, the ip of {node_id}; leave it out"
+            for ip, node_id in taken.items()
+            if not _values.address("", ip) and first <= ipaddress.IPv4Address(ip) <= last
+        ]
+        problems += [
+            f"{where} overlaps {_values.show(other)}; give each address once"
+            for other, (start, end) in seen
+            if first <= end and start <= last
+        ]
+        seen.append((each, ends))
+    return problems
+
+
+def _check_chart(path: str, body: Mapping[Any, Any]) -> list[str]:
+    given = [key for key in ("repo", "oci", "file") if body.get(key) is not None]
+    if len(given) != 1:
+        which = f"it has {' and '.join(given)}" if given else "it names no chart"
+        return [f"{path}: {which}; give exactly one of repo (with chart), oci, file"]
+    kind, problems = given[0], []
+    if kind == "repo" and body.get("chart") is None:
+        problems.append(f"{path}.chart is missing; write the chart's name in {path}.repo")
+    if kind != "repo" and body.get("chart") is not None:
+        problems.append(f"{path}.chart: only with repo; {kind} names the chart already")
+    if kind == "file" and body.get("version") is not None:
+        problems.append(f"{path}.version: only with repo or oci; the file is what it is")
+    if kind != "file" and body.get("version") is None:
+        problems.append(
+            f'{path}.version is missing; write the exact one, in quotes, for example "1.2.3"'
+        )
+    if kind != "oci" and body.get("plain_http"):
+        problems.append(
+            f"{path}.plain_http: only with oci; a repo says it by its http:// or https://"
+        )
+    return problems
 
 
 def _place(value: Any) -> str | None:

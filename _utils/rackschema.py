@@ -196,11 +196,51 @@ SCHEMA: dict[str, Any] = {
             ),
             "cni": Key(
                 "choice",
-                "routed",
-                "the pods' network: a bridge on each node and routes between them, no daemon",
-                used="salt/cni/init.sls _runners/rack.py",
-                choices=("routed",),
+                "flannel",
+                "the pods' network. flannel: a daemon on each node, works everywhere; routed: a bridge on"
+                " each node and routes between them, no daemon, all nodes on one switch. Fixed when the"
+                " cluster is made. See docs/services/network.md",
+                used="salt/cni/init.sls salt/cni/chosen.sls _runners/rack.py _modules/cni.py _modules/node.py",
+                choices=("flannel", "routed"),
                 what="CNI of this release",
+            ),
+            "dns_upstream": Key(
+                "list",
+                [],
+                "name servers that the cluster's DNS asks for names which it does not know; none: those"
+                " of the node that it runs on",
+                used="_modules/coredns.py",
+                of=Key("address"),
+                what="addresses",
+            ),
+            "dns_hosts": Key(
+                "yes-no",
+                True,
+                "whether pods find the nodes that have an ip here by name, as pi-01.rack.lan",
+                used="_modules/coredns.py",
+            ),
+            "flannel": Group(
+                "The flannel of kubernetes.cni",
+                used="_modules/cni.py",
+                keys={
+                    "backend": Key(
+                        "choice",
+                        "vxlan",
+                        "vxlan: pods' packets in packets of the nodes; host-gw: routes, faster, all nodes"
+                        " on one switch. Fixed when the cluster is made",
+                        used="_modules/cni.py _modules/node.py salt/cni/flannel.sls",
+                        choices=("vxlan", "host-gw"),
+                        what="backend of flannel",
+                    ),
+                    "image": Key(
+                        "image", "ghcr.io/flannel-io/flannel:v0.28.9", "the daemon's image"
+                    ),
+                    "plugin_image": Key(
+                        "image",
+                        "ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel3",
+                        "the image with the plugin that kubelet calls",
+                    ),
+                },
             ),
             "repo": Group(
                 "The apt repository with kubelet, kubeadm and kubectl."
@@ -237,7 +277,17 @@ SCHEMA: dict[str, Any] = {
                 what="names of checks",
             ),
             "kubelet": Key(
-                "mapping", {}, "laid over our KubeletConfiguration, for example {maxPods: 50}"
+                "mapping",
+                {},
+                "laid over our KubeletConfiguration, for example {maxPods: 50}; members take it over"
+                " at their next state.apply",
+                used="_modules/kubeadm.py _modules/kubelet.py",
+            ),
+            "kubelet_args": Key(
+                "kubelet-args",
+                {},
+                "flags of kubelet that its configuration has no key for, for example {v: 2}",
+                used="_modules/kubelet.py",
             ),
             "kube_proxy": Key("mapping", {}, "laid over our KubeProxyConfiguration"),
             "ticket_ttl": Key(
@@ -283,7 +333,12 @@ SCHEMA: dict[str, Any] = {
         "The mirror of packages and images on the storage node, which nodes without internet"
         " install from",
         keys={
-            "enabled": Key("yes-no", True, "whether there is one", used="salt/mirror/init.sls"),
+            "enabled": Key(
+                "yes-no",
+                True,
+                "whether there is one",
+                used="salt/mirror/init.sls salt/helm/mirror.sls",
+            ),
             "listen": Key(
                 "address",
                 None,
@@ -446,7 +501,8 @@ SCHEMA: dict[str, Any] = {
                 "yes-no",
                 False,
                 "whether nodes that run pods have it",
-                used="salt/roles/worker/init.sls salt/roles/control_plane/init.sls",
+                used="salt/roles/worker/init.sls salt/roles/control_plane/init.sls"
+                " salt/docker/absent.sls",
             ),
             "log_max_size": Key(
                 "log-size", "10m", "a container's log file is rotated at this size (k, m or g)"
@@ -615,24 +671,229 @@ SCHEMA: dict[str, Any] = {
                 },
             ),
             "metrics": Group(
-                "What the nodes and pods use: kubectl top, InfluxDB, Grafana",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether it is measured")},
+                "What the nodes and pods use: kubectl top, InfluxDB, Grafana. See docs/services/metrics.md",
+                used="salt/services/init.sls salt/services/metrics/node.sls _modules/metrics.py",
+                keys={
+                    "enabled": Key("yes-no", False, "whether it is measured"),
+                    "interval": Key(
+                        "number",
+                        30,
+                        "seconds from one measurement to the next",
+                        used="_modules/metrics.py salt/services/metrics/throttling.sls",
+                        least=10,
+                        most=300,
+                    ),
+                    "retention_days": Key(
+                        "number", 90, "days that figures are kept", least=1, most=3650
+                    ),
+                    "volume": Key(
+                        "object-name",
+                        "influxdb",
+                        "the volume of services.storage with InfluxDB's data; null: on the disk of the node"
+                        " that it runs on, and gone with its pod",
+                        null=True,
+                    ),
+                    "influxdb": Group(
+                        "The database of figures, and the collector that fills it",
+                        keys={
+                            "enabled": Key(
+                                "yes-no",
+                                True,
+                                "false: only the exporters on the nodes, for a Prometheus of your own",
+                            ),
+                            "image": Key(
+                                "image", "docker.io/library/influxdb:1.8.10", "InfluxDB 1"
+                            ),
+                            "collector_image": Key(
+                                "image",
+                                "quay.io/prometheus/prometheus:v2.55.1",
+                                "Prometheus 2, as agent",
+                            ),
+                        },
+                    ),
+                    "grafana": Group(
+                        "The figures as boards in a browser",
+                        keys={
+                            "enabled": Key("yes-no", True, "whether there is one; needs influxdb"),
+                            "image": Key("image", "docker.io/grafana/grafana:12.1.1", "Grafana"),
+                            "node_port": Key(
+                                "number",
+                                None,
+                                "port on each node at which it answers; null: only by kubectl port-forward",
+                                null=True,
+                                least=30000,
+                                most=32767,
+                            ),
+                        },
+                    ),
+                    "metrics_server": Group(
+                        "kubectl top, and autoscaling",
+                        keys={
+                            "enabled": Key("yes-no", True, "whether there is one"),
+                            "image": Key(
+                                "image",
+                                "registry.k8s.io/metrics-server/metrics-server:v0.8.0",
+                                "metrics-server",
+                            ),
+                        },
+                    ),
+                },
             ),
             "dashboard": Group(
-                "Headlamp: the cluster in a browser",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether there is one")},
+                "Headlamp: the cluster in a browser. See docs/services/dashboard.md",
+                used="salt/services/init.sls salt/services/dashboard/init.sls",
+                keys={
+                    "enabled": Key("yes-no", False, "whether there is one"),
+                    "image": Key("image", "ghcr.io/headlamp-k8s/headlamp:v0.43.0", "Headlamp"),
+                    "node_port": Key(
+                        "number",
+                        None,
+                        "port on each node at which it answers; null: only by kubectl port-forward",
+                        null=True,
+                        least=30000,
+                        most=32767,
+                    ),
+                },
             ),
             "ingress": Group(
-                "Traefik: web services by their names, on the nodes' own addresses",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether there is one")},
+                "Traefik: web services by their names, on the nodes' own addresses or on addresses of"
+                " their own. See docs/services/network.md",
+                used="_modules/ingress.py",
+                keys={
+                    "enabled": Key(
+                        "yes-no", False, "whether there is one", used="salt/services/init.sls"
+                    ),
+                    "image": Key("image", "docker.io/library/traefik:v3.7.13", "Traefik's image"),
+                    "nodes": Key(
+                        "list",
+                        [],
+                        "the nodes on whose ports 80 and 443 it answers; none: all that take pods, but"
+                        " one with the mirror, which has port 80 itself",
+                        of=Key("node-id"),
+                        what="ids of nodes",
+                    ),
+                    "load_balancer": Key(
+                        "choice",
+                        "none",
+                        "metallb: it answers on the first of addresses instead, wherever it runs; further"
+                        " ones are for other Services of type LoadBalancer",
+                        used="_modules/ingress.py _modules/helm.py",
+                        choices=("none", "metallb"),
+                        what="load balancer of this release",
+                    ),
+                    "addresses": Key(
+                        "list",
+                        [],
+                        "for metallb: addresses in rack.network that nobody else has or is given, for"
+                        " example [192.168.1.240-192.168.1.249]",
+                        of=Key("address-range"),
+                        what="ranges of addresses",
+                    ),
+                    "metallb_repo": Key(
+                        "url",
+                        "https://metallb.github.io/metallb",
+                        "the repository with MetalLB's chart",
+                        used="_modules/helm.py",
+                    ),
+                    "metallb_version": Key(
+                        "chart-version",
+                        "0.15.3",
+                        "the version of its chart, in quotes",
+                        used="_modules/helm.py",
+                    ),
+                },
             ),
             "certificates": Group(
-                "cert-manager with a private authority of the rack",
-                used="salt/services/init.sls",
-                keys={"enabled": Key("yes-no", False, "whether there are any")},
+                "cert-manager with a private authority of the rack. See docs/services/network.md",
+                used="_modules/rack_ca.py",
+                keys={
+                    "enabled": Key(
+                        "yes-no",
+                        False,
+                        "whether there are any",
+                        used="salt/services/init.sls _modules/helm.py",
+                    ),
+                    "domains": Key(
+                        "list",
+                        [],
+                        "for which names the authority may sign, besides rack.domain, the services' own and"
+                        " addresses in rack.network. Fixed when it is made",
+                        of=Key("domain"),
+                        what="domains",
+                    ),
+                    "chart": Key(
+                        "oci-chart",
+                        "oci://quay.io/jetstack/charts/cert-manager",
+                        "cert-manager's chart",
+                        used="_modules/helm.py",
+                    ),
+                    "version": Key(
+                        "chart-version",
+                        "v1.20.3",
+                        "the version of its chart, in quotes",
+                        used="_modules/helm.py",
+                    ),
+                },
+            ),
+        },
+    ),
+    "helm": Group(
+        "Helm charts on the cluster. See docs/services/helm.md",
+        used="_modules/helm.py salt/helm/mirror.sls",
+        keys={
+            "releases": Table(
+                "release-name",
+                "name",
+                "The releases by name, each from one chart: repo and chart, or oci, or file. One that is"
+                " taken out of here is uninstalled; those of others are left alone",
+                used="_modules/helm.py salt/helm/init.sls salt/helm/mirror.sls",
+                example="greeter: {namespace: web, file: salt://charts/greeter}",
+                keys={
+                    "namespace": Key(
+                        "kubernetes-name",
+                        meaning="its namespace, made if there is none; left out: default",
+                    ),
+                    "chart": Key("chart-name", meaning="with repo: the chart's name in it"),
+                    "repo": Key(
+                        "url",
+                        meaning="URL of a repository of charts, for example"
+                        " https://grafana.github.io/helm-charts",
+                    ),
+                    "oci": Key(
+                        "oci-chart",
+                        meaning="a chart in a registry, for example oci://ghcr.io/someone/charts/name",
+                    ),
+                    "file": Key(
+                        "chart-file",
+                        meaning="a chart as folder or .tgz: salt://charts/name, below salt/ of the"
+                        " checkout on the master, or a path on the control plane",
+                    ),
+                    "version": Key(
+                        "chart-version", meaning="with repo or oci: the chart's exact version"
+                    ),
+                    "plain_http": Key(
+                        "yes-no", meaning="true: the registry of oci has no TLS, as the rack's own"
+                    ),
+                    "values": Key("mapping", meaning="laid over the chart's own. No secrets here"),
+                    "values_from": Key(
+                        "path",
+                        meaning="a YAML file on the control plane that only root may read, laid over"
+                        " values: for secrets. Nothing of it is ever shown",
+                    ),
+                    "timeout": Key(
+                        "number",
+                        meaning="seconds that its pods have to become available; left out: 300",
+                        least=10,
+                        most=3600,
+                        unit="seconds",
+                    ),
+                },
+            ),
+            "source": Key(
+                "url",
+                None,
+                "URL of the folder that Helm itself is fetched from, by its hash; null: the rack's mirror",
+                null=True,
             ),
         },
     ),
@@ -874,7 +1135,14 @@ SCHEMA: dict[str, Any] = {
         "How the master brings nodes into the cluster",
         used="_runners/rack.py",
         keys={
-            "parallel": Key("number", 3, "nodes at a time", least=1, most=50, unit="nodes"),
+            "parallel": Key(
+                "number",
+                5,
+                "nodes at a time; each takes some 20 MiB of the master's memory meanwhile",
+                least=1,
+                most=50,
+                unit="nodes",
+            ),
             "sweep_minutes": Key(
                 "number",
                 5,

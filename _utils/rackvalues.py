@@ -291,6 +291,32 @@ def _address_or_network(path: str, value: Any, key: Any) -> list[str]:
     return _network(path, value, key) if is_network else address(path, value)
 
 
+def address_range(value: Any) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address] | None:
+    """Return the first and the last address of a range, None for what is none.
+
+    value
+        ``192.168.1.240-192.168.1.249``, a network, or one address.
+    """
+    try:
+        if isinstance(value, str) and "-" in value:
+            first, _, last = value.partition("-")
+            ends = ipaddress.IPv4Address(first.strip()), ipaddress.IPv4Address(last.strip())
+            return ends if ends[0] <= ends[1] else None
+        network = ipaddress.IPv4Network(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return (network[0], network[-1]) if network else None
+
+
+def _address_range(path: str, value: Any, _: Any) -> list[str]:
+    if address_range(value):
+        return []
+    return [
+        f"{path}: {show(value)} is no range of addresses; write first and last, like"
+        " 192.168.1.240-192.168.1.249, or a network"
+    ]
+
+
 def _open_port(path: str, value: Any, key: Any) -> list[str]:
     """Refuse what is no port to be opened: ``{port: 80, proto: tcp, from: [192.168.1.0/24]}``."""
     example = "{port: 80, from: [192.168.1.0/24]}"
@@ -459,6 +485,33 @@ def _config_txt(path: str, value: Any, _: Any) -> list[str]:
     return problems
 
 
+# What kubeadm and the states give; another one would take the node out of its cluster.
+_KUBELETS_OWN = (
+    "bootstrap-kubeconfig", "config", "container-runtime", "container-runtime-endpoint", "hostname-override",
+    "kubeconfig", "node-ip",
+)  # fmt: skip
+
+
+def _kubelet_args(path: str, value: Any, _: Any) -> list[str]:
+    """Check flags of kubelet: ``{v: 2, node-labels: disk=ssd}``."""
+    problems = mapping(path, value)
+    for name, given in value.items() if not problems else ():
+        here = join(path, name)
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            problems.append(
+                f"{here}: {show(name)} is no flag; write its name without dashes before it"
+            )
+        elif name in _KUBELETS_OWN:
+            problems.append(f"{here}: kubeadm and the states give this flag; leave it out")
+        plain = isinstance(given, str | int | bool)
+        if not plain or not re.fullmatch(r"[A-Za-z0-9_.,:=/<>@%+-]{0,400}", str(given)):
+            problems.append(
+                f"{here}: {show(given)} is no value of a flag; write a number, true, false or text without"
+                " spaces and quotes"
+            )
+    return problems
+
+
 # ---- kinds of names, of which the user has many --------------------------------------------------
 
 
@@ -504,6 +557,9 @@ KINDS = {
     ),
     "network": Kind(_network, "an IPv4 network, like 192.168.1.0/24"),
     "address-or-network": Kind(_address_or_network, "an IPv4 address or network"),
+    "address-range": Kind(
+        _address_range, "a range of IPv4 addresses, like 192.168.1.240-192.168.1.249"
+    ),
     "address": Kind(address, "an IPv4 address, like 192.168.1.21"),
     "open-port": Kind(
         _open_port, "a mapping of port (1 to 65535), proto (tcp or udp), from (a list, as allow)"
@@ -548,6 +604,33 @@ KINDS = {
         r"[A-Za-z0-9.+~]+", "revision of a Debian package (what follows its hyphen)", '"1.1"'
     ),
     "preflight-check": _pattern(r"[A-Za-z0-9-]+", "check of kubeadm's preflight", "NumCPU"),
+    "kubernetes-name": _pattern(
+        _LABEL, "name of a namespace (lower-case letters, digits, -)", "web"
+    ),
+    # Helm
+    "release-name": _pattern(
+        r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?",
+        "name of a release (lower-case letters, digits, -, at most 53)",
+        "greeter",
+    ),
+    "chart-name": _pattern(
+        r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", "name of a chart", "grafana"
+    ),
+    "oci-chart": _pattern(
+        r"oci://" + _HOST_PORT + r"(/[a-z0-9][a-z0-9._-]*)+",
+        "chart in a registry (no version in it)",
+        "oci://ghcr.io/someone/charts/name",
+    ),
+    "chart-file": _pattern(
+        r"(salt:/)?(/(?!\.\.?(/|\Z))[A-Za-z0-9._+-]+)+",
+        "chart on disk (no .., no slash at the end)",
+        "salt://charts/greeter",
+    ),
+    "chart-version": _pattern(
+        r"v?[0-9]+\.[0-9]+\.[0-9]+([+-][0-9A-Za-z.+-]+)?",
+        "exact version of a chart (three numbers)",
+        '"8.5.1"',
+    ),
     # disks and folders
     "backend": Kind(_backend, "one of"),
     "folder": Kind(folder, "a folder of its own, like /srv/containers"),
@@ -576,6 +659,7 @@ KINDS = {
         r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "host name or address (lower case)", "192.168.1.1"
     ),
     "journal-size": _pattern(r"[1-9][0-9]{0,4}[MG]", "size of a journal", "64M"),
+    "kubelet-args": Kind(_kubelet_args, "a mapping of flags to numbers, text, true or false"),
     "config-txt": Kind(_config_txt, "a mapping of names to numbers, text or lists of those"),
     # people and places
     "user-name": _pattern(r"[a-z_][a-z0-9_-]{0,31}", "name of a user", "pi"),

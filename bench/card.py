@@ -2,12 +2,17 @@
 and how long each takes: what the share saves, and what it costs.
 
 A virtual machine stands for the Pi, its /dev/vda for the card (what /proc/diskstats says was written to
-it), another one for nfs1 with the share and an image registry. The same work is done three times, each
-time with the container data elsewhere:
+it), its /dev/vdb for a USB disk, another machine for nfs1 with the share and an image registry. The same
+work is done with the container data in each place:
 
 * card: `backend: local`, as a Pi comes;
+* disk: `backend: disk`;
 * share: `backend: nfs-image`;
-* share and pod data: the same with `pod_data: true`.
+* share, pods: the same with `pod_data: true`;
+* share, pods, journal: that with `system.journal: memory`.
+
+Last, the node loses its network for a minute while a container writes to the share: how long that stands
+still, and what it was told of it.
 
 kubelet does not run in the machine. Its rows are plain writes to the folders where it keeps volumes and
 logs of pods (/var/lib/kubelet/pods, /var/log/pods), as pods cause them.
@@ -27,6 +32,7 @@ from rich.table import Table
 from lab import vm
 from lab.cli import CACHE
 from lab.progress import Progress
+from lab.vm import SPARE_DISK
 from lab.vmsalt import ENGINES, Pi
 
 SECTOR = 512  # bytes, of /proc/diskstats, whatever the disk's own are
@@ -43,6 +49,10 @@ ROWS = {
     "volume writes": (
         f"docker run --rm --network=none -v bench:/data {IMAGE}"
         f" dd if=/dev/zero of=/data/file bs=1M count={SIZE}"
+    ),
+    "volume reads": (
+        "sync; echo 3 >/proc/sys/vm/drop_caches;"
+        f" docker run --rm --network=none -v bench:/data {IMAGE} dd if=/data/file of=/dev/null bs=1M"
     ),
     "small files, 1000": (
         f"docker run --rm --network=none -v bench:/data {IMAGE} sh -c"
@@ -65,12 +75,36 @@ ROWS = {
         "mkdir -p /var/log/pods/bench;"
         f" dd if=/dev/zero of=/var/log/pods/bench/0.log bs=1M count={SIZE}"
     ),
+    # Slower than the journal's own limit, which would leave lines out.
+    "system's log": (
+        "for n in 1 2 3 4 5; do yes a-line-that-a-service-logs-now-and-then | head -n 1000"
+        " | systemd-cat -t bench-$n; done; journalctl --sync"
+    ),
     "idle, 30 s": "sleep 30",
 }
+OUTAGE = 60  # seconds
+BEATS = f"""
+docker run -d --name beats --network=none -v bench:/data {IMAGE} \
+    sh -c 'while :; do busybox cat /proc/uptime >>/data/beats && sync || echo failed; busybox sleep 0.2; done'
+until docker exec beats busybox test -s /data/beats; do sleep 0.5; done
+"""
+CUT = f"""
+device=$(ip -o route get {REGISTRY.partition(":")[0]} | grep -o ' dev [^ ]*' | cut -d' ' -f3)
+ip link set "$device" down; sleep {OUTAGE}; ip link set "$device" up
+"""
+# Seconds between one beat and the next.
+LONGEST = """
+docker exec beats busybox cat /data/beats |
+    awk '{ if (NR > 1 && $1 - last > most) most = $1 - last; last = $1 } END { print most }'
+"""
+SHARE = {"backend": "nfs-image", "size": "1800M"}
 PLACES = {
     "card": {"backend": "local"},
-    "share": {"backend": "nfs-image", "size": "1800M"},
-    "share and pod data": {"backend": "nfs-image", "size": "1800M", "pod_data": True},
+    # Beside the image: nothing is mounted over what is still in use.
+    "disk": {"backend": "disk", "disk": "LABEL=bench", "mount": "/srv/disk"},
+    "share": SHARE,
+    "share, pods": {**SHARE, "pod_data": True},
+    "share, pods, journal": {**SHARE, "pod_data": True},
 }
 # What a pull finds at the registry: a small file system with a blob that can't be compressed.
 PUBLISH = f"""
@@ -108,6 +142,15 @@ class Column:
         return sum(self.mib.values())
 
 
+@dataclass
+class Pause:
+    """What a container that writes to the share saw of an outage."""
+
+    seconds: float
+    errors: int
+    restarts: int
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the bench and print its table.
 
@@ -133,20 +176,31 @@ def main(argv: list[str] | None = None) -> int:
             server.apply("nfs.server").good()
             server.sh(PUBLISH)
         columns = [measure(node, place, progress) for place in arguments.place or PLACES]
+        pause = outage(node, progress) if "share" in columns[-1].place else None
     if arguments.json:
-        print(json.dumps([asdict(column) for column in columns], indent=1))
+        found = [asdict(column) for column in columns]
+        print(
+            json.dumps(
+                {"places": found, "outage": OUTAGE, "pause": asdict(pause) if pause else None},
+                indent=1,
+            )
+        )
     else:
-        show(columns)
+        show(columns, pause)
     return 0
 
 
 def measure(node: Pi, place: str, progress: Progress) -> Column:
     """Put the container data to a place and do the work of every row."""
     with progress.step(f"{place}: moving there"):
-        node.configure({"pi-01": {"container_storage": PLACES[place]}}, docker={"enabled": True})
+        own = {"container_storage": PLACES[place]}
+        journal = "memory" if "journal" in place else "as-is"
+        node.configure({"pi-01": own}, docker={"enabled": True}, system={"journal": journal})
         # The key is the person's own; the states keep it.
         node.sh(_INSECURE)
-        node.apply(*ENGINES).good()
+        if place == "disk":
+            node.sh(f"mkfs.ext4 -q -L bench {SPARE_DISK}; udevadm settle")
+        node.apply("journal", *ENGINES).good()
         node.sh(CLEAN)
     column = Column(place, {}, {})
     for row, script in ROWS.items():
@@ -154,6 +208,24 @@ def measure(node: Pi, place: str, progress: Progress) -> Column:
             column.mib[row], column.seconds[row] = written(node, script)
     node.sh(CLEAN)
     return column
+
+
+def outage(node: Pi, progress: Progress) -> Pause:
+    """Take the network from a node whose container writes to the share, and give it back."""
+    with progress.step(f"no network for {OUTAGE} s"):
+        node.sh(BEATS)
+        time.sleep(3)
+        node.sh(CUT)
+        count = "docker exec beats busybox wc -l /data/beats | cut -d' ' -f1"
+        before = int(node.said(count, timeout=600))
+        node.wait("the container writes again", f"test $({count}) -gt $(({before} + 3))", 300)
+        pause = Pause(
+            seconds=float(node.said(LONGEST)),
+            errors=int(node.said("docker logs beats 2>&1 | wc -l")),
+            restarts=int(node.said("docker inspect -f '{{.RestartCount}}' beats")),
+        )
+        node.sh("docker rm -f beats")
+    return pause
 
 
 _INSECURE = f"""
@@ -176,7 +248,7 @@ def sectors(node: Pi) -> int:
     return int(line.split()[9])
 
 
-def show(columns: list[Column]) -> None:
+def show(columns: list[Column], pause: Pause | None) -> None:
     """Print the table a person reads."""
     console = Console(width=None if sys.stdout.isatty() else 100)
     table = Table(
@@ -196,6 +268,11 @@ def show(columns: list[Column]) -> None:
     first, last = columns[0], columns[-1]
     if first is not last:
         console.print(f"{last.place}: {last.total / first.total:.3f} of {first.place}")
+    if pause is not None:
+        console.print(
+            f"no network for {OUTAGE} s: a container on the share stood still for {pause.seconds:.0f} s,"
+            f" with {pause.errors} errors and {pause.restarts} restarts"
+        )
 
 
 if __name__ == "__main__":

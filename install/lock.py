@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Make install/salt.lock from install/salt.in: exact versions and PyPI's sha256 of every file we may install.
+"""Make locks: exact versions and PyPI's sha256 of every file we may install.
 
-    python3 install/lock.py            # writes install/salt.lock
+    python3 install/lock.py            # writes install/salt.lock from install/salt.in
+    python3 install/lock.py helm       # writes salt/helm/files/helm.lock from install/helm.in
     python3 install/lock.py --check    # exit 1 if salt.lock does not answer salt.in
 
 Needs only Python >= 3.11 and PyPI (through pip's own configuration). First everything that Salt asks for is
@@ -22,14 +23,16 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+# The file server serves only what is below salt/, and the control plane reads Helm's lock from there.
+LOCKS = {"salt": HERE / "salt.lock", "helm": HERE.parent / "salt/helm/files/helm.lock"}
 PYTHONS = ("3.11", "3.12", "3.13")  # Bookworm, Ubuntu 24.04, Trixie
 MACHINES = ("aarch64", "x86_64")
 GLIBC_MINOR = 36  # Bookworm's glibc 2.36: nothing that needs a newer one
 SOURCE_ONLY = "salt"
 HEADER = """\
-# Made by install/lock.py from install/salt.in: do not edit, run it again.
+# Made by install/lock.py from install/{name}.in: do not edit, run it again.
 # For Python {pythons} on {machines}. Install with: pip install --no-deps --require-hashes
-# (without --no-deps pip would ask for what salt.in leaves out on purpose).
+# (without --no-deps pip would ask for what {name}.in leaves out on purpose).
 """
 
 
@@ -79,10 +82,11 @@ def resolve(requirements: dict[str, str], work: Path) -> dict[str, tuple[str, se
     """Return {name: (version, sha256 of every file for our targets)} for the packages in ``requirements``."""
     venv.create(work / "venv", with_pip=True)
     python = work / "venv/bin/python"
-    print("lock: resolving all that Salt asks for", file=sys.stderr)
+    print("lock: resolving all that it asks for", file=sys.stderr)
     everything = pip_report(python, *requirements.values())
     result = {name: (everything[name][0], set[str]()) for name in requirements}
-    result[SOURCE_ONLY][1].add(everything[SOURCE_ONLY][1])
+    if SOURCE_ONLY in result:
+        result[SOURCE_ONLY][1].add(everything[SOURCE_ONLY][1])
     pins = [f"{name}=={version}" for name, (version, _) in result.items() if name != SOURCE_ONLY]
     for machine in MACHINES:
         for version in PYTHONS:
@@ -95,45 +99,47 @@ def resolve(requirements: dict[str, str], work: Path) -> dict[str, tuple[str, se
     return result
 
 
-def lock_text(packages: dict[str, tuple[str, set[str]]]) -> str:
+def lock_text(packages: dict[str, tuple[str, set[str]]], name: str = "salt") -> str:
     """Return the lock: one requirement with its hashes each, sorted, so that two runs compare."""
-    parts = [HEADER.format(pythons=", ".join(PYTHONS), machines=" and ".join(MACHINES))]
-    for name, (version, hashes) in sorted(packages.items()):
+    machines = " and ".join(MACHINES)
+    parts = [HEADER.format(pythons=", ".join(PYTHONS), machines=machines, name=name)]
+    for package, (version, hashes) in sorted(packages.items()):
         options = [f"    --hash=sha256:{sha256}" for sha256 in sorted(hashes)]
-        parts.append(" \\\n".join([f"{name}=={version}", *options]) + "\n")
+        parts.append(" \\\n".join([f"{package}=={version}", *options]) + "\n")
     return "".join(parts)
 
 
-def problems(requirements: dict[str, str], lock: str) -> list[str]:
-    """Return in plain words where the lock's text does not answer salt.in (needs no network)."""
+def problems(requirements: dict[str, str], lock: str, of: str = "salt") -> list[str]:
+    """Return in plain words where the lock's text does not answer its input (needs no network)."""
     have = locked(lock)
     found = [
-        f"{name} is in salt.in but not in salt.lock" for name in requirements.keys() - have.keys()
+        f"{name} is in {of}.in but not in {of}.lock" for name in requirements.keys() - have.keys()
     ]
     found += [
-        f"{name} is in salt.lock but not in salt.in" for name in have.keys() - requirements.keys()
+        f"{name} is in {of}.lock but not in {of}.in" for name in have.keys() - requirements.keys()
     ]
     for name, line in requirements.items():
         pin = line.partition("==")[2]
         if pin and have.get(name, pin) != pin:
-            found.append(f"salt.in pins {line}, salt.lock has {have[name]}")
+            found.append(f"{of}.in pins {line}, {of}.lock has {have[name]}")
     return sorted(found)
 
 
 def main() -> int:
     """Write or check the lock; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="only compare salt.lock with salt.in")
+    parser.add_argument("name", nargs="?", choices=sorted(LOCKS), default="salt")
+    parser.add_argument("--check", action="store_true", help="only compare the lock with its input")
     args = parser.parse_args()
-    requirements = wanted((HERE / "salt.in").read_text())
-    lock_file = HERE / "salt.lock"
+    requirements = wanted((HERE / f"{args.name}.in").read_text())
+    lock_file = LOCKS[args.name]
     if args.check:
-        found = problems(requirements, lock_file.read_text())
+        found = problems(requirements, lock_file.read_text(), args.name)
         for problem in found:
-            print(f"{problem}: run python3 install/lock.py", file=sys.stderr)
+            print(f"{problem}: run python3 install/lock.py {args.name}", file=sys.stderr)
         return 1 if found else 0
     with tempfile.TemporaryDirectory() as work:
-        text = lock_text(resolve(requirements, Path(work)))
+        text = lock_text(resolve(requirements, Path(work)), args.name)
     lock_file.write_text(text)
     print(f"wrote {lock_file}", file=sys.stderr)
     return 0

@@ -6,10 +6,11 @@
     cache/services-HASH/root       Debian 12 with the programs of services
     cache/kubernetes-HASH/bin          compiled programs
     cache/wheels-HASH/wheels           Salt and what it needs, for the nodes' Python
+    cache/helm-HASH/helm               Helm for the control plane
     cache/apt-debian-HASH/debian       Debian's packages for the nodes
     cache/apt-kubernetes-HASH/kubernetes
     cache/registry-HASH/registry       storage of the image registry
-    cache/mirror-HASH/                 the four above and keys/, as nfs1 serves them
+    cache/mirror-HASH/                 the five above and keys/, as nfs1 serves them
     cache/log/, cache/lock/            output of the last build of each, and its lock
 
 HASH stands for what the artefact is made from: change that, and it is made anew beside the old.
@@ -39,7 +40,7 @@ class Artifacts:
     node_root: Path
     """Root file system of a blank node."""
     mirror: Path
-    """What nfs1 serves: wheels/ apt/debian/ apt/kubernetes/ keys/ registry/."""
+    """What nfs1 serves: wheels/ helm/ apt/debian/ apt/kubernetes/ keys/ registry/."""
     kubernetes_version: str
     """Version of the Kubernetes packages in the mirror; empty with ``upstream``."""
     package_revision: str
@@ -80,6 +81,7 @@ def ensure(
     node = rootfs.node(store, debian, key / "saltberry-lab.gpg")
     parts = {
         "wheels": wheels.ensure(store, box),
+        "helm": wheels.helm(store, box),
         "apt/debian": packages.debian_repository(store, box, node, key, debian),
     }
     wanted: list[str] = []

@@ -34,6 +34,7 @@ NODE_PACKAGES: Mapping[str, tuple[str, ...]] = {
     ),
     "docker": ("docker.io",),
     "firewall": ("nftables",),
+    "metrics": ("prometheus-node-exporter",),
     "mirror": ("docker-registry", "nginx-light", "skopeo"),
     "storage server": ("e2fsprogs", "nfs-kernel-server", "rsync"),
     "storage client": ("e2fsprogs", "nfs-common", "rsync"),

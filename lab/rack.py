@@ -311,6 +311,8 @@ def describe(rack: Rack) -> str:
         "# The share is brought to the nodes by bind mounts.",
         "nfs: {manage_mounts: false}",
         "kubernetes:",
+        "  # Debian has no flannel.",
+        "  cni: routed",
         "  kube_proxy:",
         "    # The number of tracked connections is the host's; a node must not write it.",
         "    conntrack: {maxPerCore: 0}",

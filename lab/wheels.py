@@ -12,6 +12,7 @@ from lab.builder import Box
 from lab.store import Store, tree_contents
 
 _INSTALL = Path(__file__).resolve().parent.parent / "install"
+_HELM = _INSTALL.parent / "salt/helm/files"
 _MADE_FROM = ("salt.lock", "wheelhouse.sh")
 
 _PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
@@ -58,6 +59,26 @@ def ensure(store: Store, box: Box, system: rootfs.System | None = None) -> Path:
         )
 
     return store.ensure("wheels", inputs, build, "collecting Salt's wheels") / "wheels"
+
+
+def helm(store: Store, box: Box, system: rootfs.System | None = None) -> Path:
+    """Directory with Helm for the control plane. Raises StepFailed with the script's last words."""
+    system = system or rootfs.System()
+    inputs = {"files": tree_contents(_HELM), "architecture": system.architecture}
+
+    def build(partial: Path) -> None:
+        folder = partial / "helm"
+        folder.mkdir()
+        mounts, environment = pip_settings(os.environ, Path.home())
+        box.run(
+            "helm",
+            ["python3", "/files/fetch.py", "/helm", "--machine", _ARCHES[system.architecture]],
+            step="downloading Helm",
+            mounts={**mounts, _HELM: "/files:ro", folder: "/helm"},
+            env=environment,
+        )
+
+    return store.ensure("helm", inputs, build, "downloading Helm") / "helm"
 
 
 def _spoken(line: str, store: Store) -> None:

@@ -34,7 +34,22 @@ kubernetes:
   api_port: 6443  # TCP port of the API server on the control plane
   image_repository: registry.k8s.io  # where kubeadm takes the control plane's images from
   dns: true  # false: no cluster DNS (kubeadm's coredns add-on is skipped)
-  cni: routed  # the pods' network: a bridge on each node and routes between them, no daemon
+  # the pods' network. flannel: a daemon on each node, works everywhere; routed: a bridge on each
+  # node and routes between them, no daemon, all nodes on one switch. Fixed when the cluster is
+  # made. See docs/services/network.md
+  cni: flannel
+  # name servers that the cluster's DNS asks for names which it does not know; none: those of the
+  # node that it runs on
+  dns_upstream: []
+  dns_hosts: true  # whether pods find the nodes that have an ip here by name, as pi-01.rack.lan
+  # The flannel of kubernetes.cni
+  flannel:
+    # vxlan: pods' packets in packets of the nodes; host-gw: routes, faster, all nodes on one
+    # switch. Fixed when the cluster is made
+    backend: vxlan
+    image: "ghcr.io/flannel-io/flannel:v0.28.9"  # the daemon's image
+    # the image with the plugin that kubelet calls
+    plugin_image: "ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel3"
   # The apt repository with kubelet, kubeadm and kubectl. {minor} becomes for example 1.34.
   repo:
     url: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/"  # where it is
@@ -42,7 +57,10 @@ kubernetes:
     key_url: "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/Release.key"  # its signing key
     key_sha256: null  # SHA-256 of that key in hex; null: trust what the URL gives on first use
   ignore_preflight_errors: []  # checks that kubeadm shall only warn about, for example [NumCPU]
-  kubelet: {}  # laid over our KubeletConfiguration, for example {maxPods: 50}
+  # laid over our KubeletConfiguration, for example {maxPods: 50}; members take it over at their
+  # next state.apply
+  kubelet: {}
+  kubelet_args: {}  # flags of kubelet that its configuration has no key for, for example {v: 2}
   kube_proxy: {}  # laid over our KubeProxyConfiguration
   ticket_ttl: 600  # seconds that a node has to join, from the moment its ticket is made
 
@@ -152,18 +170,65 @@ services:
       enabled: false  # whether they may
       port: 30500  # its NodePort
       password: true  # false: without name and password, for whoever reaches the port
-  # What the nodes and pods use: kubectl top, InfluxDB, Grafana
+  # What the nodes and pods use: kubectl top, InfluxDB, Grafana. See docs/services/metrics.md
   metrics:
     enabled: false  # whether it is measured
-  # Headlamp: the cluster in a browser
+    interval: 30  # seconds from one measurement to the next
+    retention_days: 90  # days that figures are kept
+    # the volume of services.storage with InfluxDB's data; null: on the disk of the node that it
+    # runs on, and gone with its pod
+    volume: influxdb
+    # The database of figures, and the collector that fills it
+    influxdb:
+      enabled: true  # false: only the exporters on the nodes, for a Prometheus of your own
+      image: "docker.io/library/influxdb:1.8.10"  # InfluxDB 1
+      collector_image: "quay.io/prometheus/prometheus:v2.55.1"  # Prometheus 2, as agent
+    # The figures as boards in a browser
+    grafana:
+      enabled: true  # whether there is one; needs influxdb
+      image: "docker.io/grafana/grafana:12.1.1"  # Grafana
+      node_port: null  # port on each node at which it answers; null: only by kubectl port-forward
+    # kubectl top, and autoscaling
+    metrics_server:
+      enabled: true  # whether there is one
+      image: "registry.k8s.io/metrics-server/metrics-server:v0.8.0"  # metrics-server
+  # Headlamp: the cluster in a browser. See docs/services/dashboard.md
   dashboard:
     enabled: false  # whether there is one
-  # Traefik: web services by their names, on the nodes' own addresses
+    image: "ghcr.io/headlamp-k8s/headlamp:v0.43.0"  # Headlamp
+    node_port: null  # port on each node at which it answers; null: only by kubectl port-forward
+  # Traefik: web services by their names, on the nodes' own addresses or on addresses of their own.
+  # See docs/services/network.md
   ingress:
     enabled: false  # whether there is one
-  # cert-manager with a private authority of the rack
+    image: "docker.io/library/traefik:v3.7.13"  # Traefik's image
+    # the nodes on whose ports 80 and 443 it answers; none: all that take pods, but one with the
+    # mirror, which has port 80 itself
+    nodes: []
+    # metallb: it answers on the first of addresses instead, wherever it runs; further ones are for
+    # other Services of type LoadBalancer
+    load_balancer: none
+    # for metallb: addresses in rack.network that nobody else has or is given, for example
+    # [192.168.1.240-192.168.1.249]
+    addresses: []
+    metallb_repo: "https://metallb.github.io/metallb"  # the repository with MetalLB's chart
+    metallb_version: "0.15.3"  # the version of its chart, in quotes
+  # cert-manager with a private authority of the rack. See docs/services/network.md
   certificates:
     enabled: false  # whether there are any
+    # for which names the authority may sign, besides rack.domain, the services' own and addresses
+    # in rack.network. Fixed when it is made
+    domains: []
+    chart: "oci://quay.io/jetstack/charts/cert-manager"  # cert-manager's chart
+    version: v1.20.3  # the version of its chart, in quotes
+
+# Helm charts on the cluster. See docs/services/helm.md
+helm:
+  # The releases by name, each from one chart: repo and chart, or oci, or file. One that is taken
+  # out of here is uninstalled; those of others are left alone
+  releases: {}
+  # URL of the folder that Helm itself is fetched from, by its hash; null: the rack's mirror
+  source: null
 
 # What each node's system is like. See docs/node-preparation.md
 system:
@@ -230,7 +295,7 @@ strangers:
 
 # How the master brings nodes into the cluster
 reconcile:
-  parallel: 3  # nodes at a time
+  parallel: 5  # nodes at a time; each takes some 20 MiB of the master's memory meanwhile
   sweep_minutes: 5  # look at the whole rack this often, also when nothing was heard
   # wait after the 1st, 2nd ... failure of a node; then the last
   backoff_seconds: [15, 60, 300, 900]

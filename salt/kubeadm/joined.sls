@@ -3,6 +3,7 @@
 # ready.
 include:
   - base
+  - cni.chosen
   - containerd
   - kubernetes
 
@@ -15,6 +16,7 @@ kubeadm-joined:
     - name: {{ pillar['rack']['name'] | json }}
     - require:
       - node: kubeadm-joined-fit
+      - cni: cni-chosen
       - sls: base.hostname
       - sls: base.hosts
       - sls: base.kernel

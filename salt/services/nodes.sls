@@ -1,3 +1,4 @@
 # What services need on every node that runs pods.
 include:
-  - services.registry.node{{ '' if pillar['services']['registry']['enabled'] else '_absent' }}
+  - services.registry.{{ 'node' if pillar['services']['registry']['enabled'] else 'node_absent' }}
+  - services.metrics.node

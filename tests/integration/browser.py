@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import zlib
@@ -11,6 +12,10 @@ import pytest
 
 from lab import doctor
 
+PACKAGES = {
+    "chromium": "chromium",
+    "fonts-dejavu-core": "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+}
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -21,10 +26,12 @@ def program() -> str:
             if found := shutil.which(name):
                 return found
         try:
-            doctor.install_packages({"chromium": "chromium", "fc-list": "fonts-dejavu-core"})
+            doctor.install_packages(PACKAGES)
         except (subprocess.CalledProcessError, OSError) as exc:
-            pytest.skip(f"Chromium could not be installed: {getattr(exc, 'output', exc)}")
-    pytest.skip("Chromium was installed, and is not on the PATH")
+            if os.geteuid() != 0:
+                pytest.skip("only root can install Chromium")
+            pytest.fail(f"Chromium could not be installed: {getattr(exc, 'output', exc)}")
+    pytest.fail("Chromium was installed, and is not on the PATH")
 
 
 def run(folder: Path, url: str, *options: str) -> str:

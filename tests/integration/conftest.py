@@ -28,6 +28,7 @@ from typing import Any
 import pytest
 import salt.channel.client
 import salt.minion
+import salt.payload
 import salt.utils.event
 import salt.wheel
 from saltfactories.cli.call import SaltCall
@@ -264,6 +265,24 @@ class Channel:
             return self._channel.send({"cmd": cmd, **load}, tries=1, timeout=20)
         finally:
             sender._package_load = package
+
+    def record(self, cmd: str, **load: Any) -> bytes:
+        """Send one request; return the bytes that went over the wire. The answer is of no interest."""
+        transport = self._channel.obj.transport
+        send, seen = transport.send, []
+
+        def heard(message: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append(salt.payload.dumps(message))
+            return send(message, *args, **kwargs)
+
+        transport.send = heard
+        try:
+            self._channel.send({"cmd": cmd, **load}, tries=1)
+        except Exception:
+            assert seen, "nothing was sent"
+        finally:
+            transport.send = send
+        return seen[-1]
 
     def pillar(self, load: dict[str, Any]) -> Any:
         """Ask for a pillar, which comes in an envelope of its own."""

@@ -19,6 +19,8 @@ import pytest
 import salt.channel.client
 import salt.crypt
 import salt.minion
+import salt.payload
+import zmq
 from saltfactories.cli.run import SaltRun
 from saltfactories.cli.salt import Salt
 from saltfactories.daemons.master import SaltMaster
@@ -266,8 +268,6 @@ def test_two_thousand_start_events_leave_one_note(
 def _let_in(answer: Any) -> bool:
     """Whether an answer to _auth holds the keys of the bus."""
     if isinstance(answer, dict) and isinstance(answer.get("load"), bytes):
-        import salt.payload
-
         answer = salt.payload.loads(answer["load"])
     return isinstance(answer, dict) and ("aes" in answer or "session" in answer)
 
@@ -310,10 +310,23 @@ def own_key(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("_prep_auth_info", {}),
         ("_pillar", {"id": "cp1", "grains": {}, "saltenv": "base"}),
         ("_serve_file", {"path": "top.sls", "saltenv": "base", "loc": 0}),
+        ("_file_list", {"saltenv": "base"}),
+        ("_file_recv", {"id": "cp1", "path": ["evil"], "loc": 0, "data": b"x", "tok": b"x"}),
+        ("_mine_get", {"id": "cp1", "tgt": "*", "fun": "network.ip_addrs", "tgt_type": "glob"}),
+        ("_mine", {"id": "cp1", "data": {"network.ip_addrs": ["6.6.6.6"]}}),
+        ("_minion_event", {"id": "cp1", "tag": "forged/by/a/stranger", "data": {}}),
+        ("_return", {"id": "cp1", "jid": "20260101000000000000", "return": "evil", "fun": "test.ping"}),
+        ("_master_opts", {"id": "cp1"}),
+        ("minion_pub", {"id": "cp1", "fun": "test.ping", "arg": [], "tgt": "*", "tgt_type": "glob", "ret": ""}),
+        ("minion_publish", {"id": "cp1", "fun": "cmd.run", "arg": ["id"], "tgt": "*", "ret": ""}),
+        ("minion_runner", {"id": "cp1", "fun": "rack.retry", "arg": ["cp1"]}),
+        ("pub_ret", {"id": "cp1", "jid": "20260101000000000000"}),
+        ("revoke_auth", {"id": "cp1", "tok": b"x"}),
+        ("request_master_sign", {"id": "cp1"}),
     ],
 )  # fmt: skip
 def test_a_stranger_gets_nothing(
-    cmd: str, load: dict[str, Any], stranger: Callable[..., Any]
+    cmd: str, load: dict[str, Any], stranger: Callable[..., Any], bus: Any, master: SaltMaster
 ) -> None:
     try:
         answer = stranger(cmd, **load)
@@ -321,6 +334,75 @@ def test_a_stranger_gets_nothing(
         answer = str(exc)
     text = str(answer)
     assert not answer or "error" in text or BAD in text or "Some exception" in text, answer
+    assert bus.get_event(tag="forged/by", wait=0.3) is None
+    assert not list(Path(master.config["cachedir"]).rglob("evil"))
+    assert (Path(master.config["pki_dir"]) / "minions" / "cp1").exists()
+
+
+@pytest.mark.parametrize("name", ["cp1", "pi-01", "pi-77", "*", ""])
+@pytest.mark.parametrize("text", [b"", b"x" * 7, bytes(4096), b"HMAC" * 64], ids=len)
+def test_a_stranger_who_speaks_as_if_encrypted_is_not_understood(
+    name: str, text: bytes, master: SaltMaster, bus: Any
+) -> None:
+    """An envelope with the id of a node that is in, and nothing that its key has made."""
+    sent = {"enc": "aes", "load": text, "id": name, "version": 3, "nonce": uuid.uuid4().hex}
+    answer = _send_raw(master, salt.payload.dumps(sent))
+    assert answer is None or BAD in str(answer) or "Some exception" in str(answer), answer
+    assert bus.get_event(tag="salt/job", wait=0.3) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"", b"\x00", b"\xc1", b"GET / HTTP/1.1\r\n\r\n", b"\x81" * 2000, b"\xdf\xff\xff\xff\xff",
+        *map(salt.payload.dumps, ([], 7, "x", {}, {"enc": "clear"}, {"enc": "clear", "load": 7}, {"enc": ["x"]},
+                                 {"enc": "clear", "load": {"cmd": ["_auth"]}}, {"enc": "clear", "load": {}})),
+    ],
+)  # fmt: skip
+def test_what_is_no_message_is_survived(message: bytes, master: SaltMaster) -> None:
+    answer = _send_raw(master, message)
+    assert not _let_in(answer), answer
+
+
+def test_a_request_that_was_recorded_does_nothing_that_it_did_not_do_before(
+    channel: Channel, pi_01: SaltMinion, master: SaltMaster, bus: Any
+) -> None:
+    """Whoever has heard a node's words may say them again: what comes back he cannot read."""
+    recorded = channel.record(
+        "_minion_event", id="pi-01", tag="said/by/pi-01", data={"secret": 5417}
+    )
+    assert bus.get_event(tag="said/by/pi-01", wait=10), "it was not sent even once"
+    assert b"5417" not in recorded and b"said/by" not in recorded, "it went over the wire in clear"
+    pillar = channel.record(
+        "_pillar", id="pi-01", grains={"id": "pi-01"}, saltenv="base", pillarenv=None, ver="2"
+    )
+    answer = _send_raw(master, pillar)
+    assert b"192.168.1" not in salt.payload.dumps(answer), "a pillar in clear"
+    # In another's name the same words are not understood.
+    forged = {**salt.payload.loads(recorded), "id": "cp1"}
+    answer = _send_raw(master, salt.payload.dumps(forged))
+    assert answer is None or BAD in str(answer) or "Some exception" in str(answer), answer
+    assert bus.get_event(tag="said/by/pi-01", wait=1) is None
+
+
+def _send_raw(master: SaltMaster, message: bytes) -> Any:
+    """Send bytes to the master's port as they are; its answer, or None when it gives none."""
+    context = zmq.Context()
+    socket = context.socket(zmq.REQ)
+    socket.linger = 0
+    try:
+        socket.connect(f"tcp://127.0.0.1:{master.config['ret_port']}")
+        socket.send(message)
+        if not socket.poll(5000):
+            return None
+        answer = socket.recv()
+    finally:
+        socket.close()
+        context.term()
+    try:
+        return salt.payload.loads(answer)
+    except Exception:
+        return answer
 
 
 @pytest.mark.parametrize(

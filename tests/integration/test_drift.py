@@ -5,6 +5,7 @@ The states compared are those of ``STATES`` below, in files of the tests' own; a
 
 from __future__ import annotations
 
+import email
 import fcntl
 import json
 import shutil
@@ -506,6 +507,61 @@ def test_a_notice_is_sent_when_something_changed_and_only_then(
     assert done.code == 2, "a notice that cannot be sent has to be seen by somebody"
     assert "no notice was posted" in done.data["problems"][0]
     assert "secret-path" not in done.text
+
+
+@pytest.fixture
+def sendmail(checkout: Path, tmp_path: Path) -> Iterator[Path]:
+    """Stands in for the system's mail program: keeps what it is given; fails while a file `broken` is there."""
+    program = tmp_path / "sendmail"
+    program.write_text(
+        f"#!/bin/sh\ntest ! -e {tmp_path}/broken || {{ echo no queue >&2; exit 75; }}\n"
+        f'echo "$@" >>{tmp_path}/options\ncat >{tmp_path}/mail.$(date +%s%N)\n'
+    )
+    program.chmod(0o755)
+    runner, rack = checkout / "_runners" / "drift.py", checkout / "pillar" / "rack.sls"
+    saved = {path: path.read_text(encoding="utf-8") for path in (runner, rack)}
+    text = saved[runner].replace('"/usr/sbin/sendmail"', f'"{program}"')
+    assert text != saved[runner]
+    runner.write_text(text, encoding="utf-8")
+    rack.write_text(
+        saved[rack].replace('"keep": 10', '"keep": 10, "mail": "anna@example.org"'), "utf-8"
+    )
+    yield tmp_path
+    for path, text in saved.items():
+        path.write_text(text, encoding="utf-8")
+
+
+def test_a_mail_is_sent_when_something_changed_and_only_then(
+    probe: Probe, sendmail: Path, check: Callable[..., Done]
+) -> None:
+    def mails() -> list[Any]:
+        return [
+            email.message_from_bytes(path.read_bytes()) for path in sorted(sendmail.glob("mail.*"))
+        ]
+
+    check()
+    assert mails() == [], "a clean rack is no news"
+    probe.file("cp1", "daemon.json").unlink()
+    probe.file("pi-01", "told.conf").write_text("user = pi\npassword = another horse\n", "utf-8")
+    check()
+    check()
+    (sent,) = mails()
+    assert (sent["To"], (sendmail / "options").read_text()) == ("anna@example.org", "-i -t\n")
+    assert "2 drifted" in sent["Subject"]
+    text = sent.get_payload(decode=True).decode()
+    assert "daemon file" in text and "a file that tells" in text
+    assert "horse" not in text
+    probe.mend()
+    check()
+    assert len(mails()) == 2 and "3 clean" in mails()[1]["Subject"]
+    (sendmail / "broken").touch()
+    probe.file("cp1", "daemon.json").unlink()
+    done = check()
+    assert done.code == 2, "a notice that cannot be sent has to be seen by somebody"
+    assert "no mail was sent to anna@example.org" in done.data["problems"][0]
+    (sendmail / "broken").unlink()
+    check()
+    assert len(mails()) == 3, "what could not be said is said later"
 
 
 def test_nothing_runs_on_after_the_tests(master: SaltMaster, replaced: Probe) -> None:

@@ -31,7 +31,10 @@ sys.path.insert(0, str(REPO / "_utils"))
 import routes  # (the master computes digests with the same file)
 
 HERE = Path(__file__).parent / "standin"
-SETTINGS = "reconcile: {parallel: 2, backoff_seconds: [600, 3600], ready_timeout: 60}\n"
+SETTINGS = (
+    "reconcile: {parallel: 2, backoff_seconds: [600, 3600], ready_timeout: 60}\n"
+    "kubernetes: {cni: routed}\n"
+)
 
 
 class Standin:
@@ -293,6 +296,25 @@ def test_a_blank_rack_becomes_a_cluster(
     assert set(ready) == {"cp1", "pi-01", "pi-02"}
     assert ready["pi-01"]["seconds"] > 0
     assert ready["pi-01"]["stages"] == standin.attempts()["pi-01"]["seconds"]
+
+
+def test_services_come_when_a_worker_is_there_and_once(
+    standin: Standin, run: Callable[..., Any], checkout: Path
+) -> None:
+    rack = checkout / "pillar" / "rack.sls"
+    before = rack.read_text(encoding="utf-8")
+    rack.write_text(f"{before}\nservices: {{registry: {{enabled: true}}}}\n", encoding="utf-8")
+    try:
+        run("rack.reconcile")
+        assert standin.calls("services") == ["services registry"]
+        order = standin.calls()
+        assert order.index("services registry") > order.index("wait_ready pi-01")
+        run("rack.reconcile")
+        assert len(standin.calls("services")) == 1
+    finally:
+        rack.write_text(before, encoding="utf-8")
+    run("rack.reconcile")
+    assert len(standin.calls("services")) == 1
 
 
 def test_modes_of_what_is_written(cluster: Standin, run: Callable[..., Any]) -> None:

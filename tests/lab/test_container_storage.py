@@ -145,6 +145,15 @@ def test_old_folders_go_only_on_request_and_not_while_a_container_mounts_them(
     refusal = home.call("container_storage.purge", check=False)
     home.run("docker", "rm", "binder")
     assert "the container binder mounts /var/lib/docker/volumes" in refusal
+    shown = ("-o", "type=none", "-o", "o=bind", "-o", "device=/var/lib/docker/volumes")
+    home.run("docker", "volume", "create", *shown, "shown")
+    # docker need not run to need it
+    home.run("systemctl", "stop", "docker.socket", "docker.service")
+    refusal = home.call("container_storage.purge", check=False)
+    home.run("systemctl", "start", "docker.socket", "docker.service")
+    home.run("docker", "start", "plain")
+    home.run("docker", "volume", "rm", "shown")
+    assert "the volume shown mounts /var/lib/docker/volumes" in refusal
     home.run("mkdir", "/var/lib/containerd/held")
     holder = home.run(
         "sh", "-c", "cd /var/lib/containerd/held; sleep 300 >/dev/null 2>&1 & echo $!"
@@ -206,6 +215,24 @@ def test_a_folder_given_on_the_command_line_is_taken_over_and_other_settings_sta
         home.run("rm", "-f", "/etc/docker/daemon.json")
 
 
+def test_what_a_person_sets_while_a_move_is_cut_off_is_there_after_it(
+    home: StorageNode, before: dict[str, Any]
+) -> None:
+    seen = home.pi("run", "copying", *MIGRATE, TARGET)
+    assert not seen["ended"], seen
+    home.write("/etc/docker/daemon.json", '{"log-level": "warn"}\n')
+    home.move(TARGET)
+    healthy(home, before, MOVED)
+    now = json.loads(home.run("cat", "/etc/docker/daemon.json").stdout)
+    assert now == {"log-level": "warn", "data-root": MOVED["docker"]}
+    home.move("local")
+    assert json.loads(home.run("cat", "/etc/docker/daemon.json").stdout) == {"log-level": "warn"}
+    home.run("rm", "/etc/docker/daemon.json")
+    home.run("systemctl", "restart", "docker")
+    home.run("docker", "start", "plain")
+    home.wait_engines()
+
+
 def test_containers_that_outlive_docker_are_stopped_for_the_move_and_come_back(
     home: StorageNode, before: dict[str, Any]
 ) -> None:
@@ -234,6 +261,21 @@ def test_killed_in_each_phase_the_next_run_finishes(
     target, roots = target_of(pi)
     seen = pi.pi("run", phase, *MIGRATE, target)
     assert not seen["ended"], seen
+    pi.move(target)
+    healthy(pi, before, roots)
+
+
+def test_an_unfinished_move_lets_engines_start_as_often_as_they_are_asked(
+    pi: StorageNode, before: dict[str, Any]
+) -> None:
+    """systemd refuses a unit that is started more than five times in ten seconds, and what needs it."""
+    target, roots = target_of(pi)
+    seen = pi.pi("run", "copying", *MIGRATE, target)
+    assert not seen["ended"], seen
+    recover = "saltberry-container-storage-recover.service"
+    pi.run("sh", "-c", f"set -e; for n in 1 2 3 4 5 6 7 8 9 10; do systemctl start {recover}; done")
+    pi.run("systemctl", "restart", "docker")
+    pi.pi("revive")
     pi.move(target)
     healthy(pi, before, roots)
 

@@ -63,6 +63,10 @@ BREAKS = [
     Break("pi-01", "sshd-hardened", f"echo 'PasswordAuthentication yes' >>{SSHD}"),
     Break("cp1", "users-anna-keys", "echo 'ssh-ed25519 AAAAeve eve' >>~anna/.ssh/authorized_keys"),
     Break("cp1", "journal-config", "rm /etc/systemd/journald.conf.d/90-saltberry.conf"),
+    # what kubelet is told: kubeadm's flags, the admin's, its configuration
+    Break("pi-01", "kubelet-settings", "sed -i 's/=\"/=\"--max-pods=5 /' /var/lib/kubelet/kubeadm-flags.env"
+          " && sed -i 's/^rotateCertificates: true/rotateCertificates: false/' /var/lib/kubelet/config.yaml"),
+    Break("cp1", "kubelet-settings", "echo KUBELET_EXTRA_ARGS=--read-only-port=10255 >/etc/default/kubelet"),
     # modes and owners
     Break("cp1", "kubernetes-crictl", "chmod 0666 /etc/crictl.yaml"),
     Break("nfs1", "nfs-folder-/srv/nfs/nodes/pi-01", "chmod 0777 /srv/nfs/nodes/pi-01"),

@@ -98,3 +98,46 @@ def test_a_fault_in_the_ssh_server_s_settings_is_named_and_nothing_is_made_worse
         node.run("sed", "-i", "/UsePAMM/d", "/etc/ssh/sshd_config")
     assert applied(lab)["sshd-hardened"]["result"] is True
     assert node.run("cat", SSHD).stdout == good
+
+
+def test_docker_goes_on_request_and_what_is_on_the_disk_stays(lab: Lab) -> None:
+    node, before = lab.node(NODE), lab.master.run("cat", PILLAR).stdout
+
+    def apply(sls: str, *argv: str) -> dict[str, Any]:
+        done = lab.salt(NODE, "state.apply", sls, "queue=True", *argv)[NODE]
+        assert isinstance(done, dict), done
+        return {
+            found["__id__"]: found["result"]
+            for found in done.values()
+            # what failhard left out has no id
+            if "__id__" in found and (found["changes"] or found["result"] is not True)
+        }
+
+    rack = yaml.safe_load(before)
+    try:
+        lab.master.write(PILLAR, yaml.safe_dump({**rack, "docker": {"enabled": True}}))
+        assert set(apply("docker").values()) <= {True}
+        node.run("docker", "volume", "create", "kept")
+        assert apply("docker.absent") == {"docker-wanted": False}, "the pillar wants it"
+        node.run("docker", "info")
+        lab.master.write(PILLAR, before)
+        told = apply("docker.absent", "test=True")
+        assert told["docker-packages-removed"] is None
+        node.run("docker", "info")
+        done = apply("docker.absent")
+        assert set(done) == set(told) and set(done.values()) == {True}
+        assert apply("docker.absent") == {}
+    finally:
+        lab.master.write(PILLAR, before)
+    assert node.run("sh", "-c", "command -v dockerd", check=False).returncode != 0
+    node.run("test", "-d", "/var/lib/docker/volumes/kept")
+    node.run("systemctl", "is-active", "containerd")
+    lab.wait_ready(NODE)
+
+
+def test_kubernetes_is_not_removed_from_a_member(lab: Lab) -> None:
+    done = lab.salt(NODE, "state.apply", "kubernetes.absent", "queue=True")[NODE]
+    assert [found["__id__"] for found in done.values() if "__id__" in found] == [
+        "kubernetes-in-use"
+    ]
+    lab.node(NODE).run("kubelet", "--version")

@@ -16,3 +16,4 @@ def newest(pattern: str) -> Path:
 
 PROGRAMS = newest("kubernetes-*/bin")
 ETCD = newest("builder-*/root/usr/bin/etcd")
+HELM = newest("helm-*/helm")

@@ -90,7 +90,7 @@ def test_every_component_stands_on_its_own(loaders: Any) -> None:
                 "mirror", "kubeconfig", "salt_master", "salt_minion", "nfs.server", "nfs.client",
                 "container_storage", "container_storage.mounted", "docker", "system", "users", "sshd", "clock",
                 "journal", "updates", "watchdog", "wifi", "firmware", "drift",
-                "page", "firewall"):  # fmt: skip
+                "page", "firewall", "kubelet", "docker.absent", "kubernetes.absent", "reconcile.absent"):  # fmt: skip
         low = modules.state.show_low_sls(sls)
         assert low
         assert all(isinstance(chunk, dict) for chunk in low), low
@@ -117,17 +117,40 @@ def test_the_highstate_of_every_role_compiles(highstate: Any, roles: list[str], 
     ids = {chunk["__id__"] for chunk in low}
     assert "base-hosts" in ids
     # A role that a node has not is never undone by a highstate.
-    assert not any(chunk["__sls__"].startswith(("kubeadm.absent", "cni.absent")) for chunk in low)
+    on_request = {"kubeadm", "cni", "docker", "kubernetes", "reconcile"}
+    assert not {f"{name}.absent" for name in on_request} & {chunk["__sls__"] for chunk in low}
     for chunk in low:
         # One of these loads every state and execution module (33 % of a highstate).
         assert not {"unless", "onlyif", "creates"} & chunk.keys(), chunk
         assert chunk["state"] != "cmd", chunk
 
 
+def test_docker_is_not_removed_where_the_pillar_wants_it(loaders: Any) -> None:
+    wanted = loaders(["worker"], {"docker": {"enabled": True}}).modules.state.show_low_sls(
+        "docker.absent"
+    )
+    assert (wanted[0]["__id__"], wanted[0]["failhard"]) == ("docker-wanted", True)
+    low = loaders(["worker"], {}).modules.state.show_low_sls("docker.absent")
+    assert "docker-wanted" not in {chunk["__id__"] for chunk in low}
+    order = [chunk["__id__"] for chunk in low]
+    assert order.index("docker-docker.service-dead") < order.index("docker-packages-removed")
+    assert values(low, "docker-packages-removed")["fun"] == "removed"
+
+
+def test_kubernetes_is_not_removed_from_a_member(
+    loaders: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = loaders(["worker"], {}).modules
+    assert modules.state.show_low_sls("kubernetes.absent")[0]["fun"] == "removed"
+    monkeypatch.setitem(modules._dict, "node.is_member", lambda: True)
+    first = modules.state.show_low_sls("kubernetes.absent")[0]
+    assert (first["__id__"], first["failhard"]) == ("kubernetes-in-use", True)
+
+
 def test_roles_hold_what_they_should(highstate: Any) -> None:
     ids = {"-".join(roles): {chunk["__id__"] for chunk in highstate(roles)} for roles in ROLES}
-    assert {"base-swap", "containerd-running", "kubeadm-joined", "cni-routed"} <= ids["worker"]
-    assert {"base-swap", "kubeadm-initialized", "cni-routed"} <= ids["control_plane"]
+    assert {"base-swap", "containerd-running", "kubeadm-joined", "cni-chosen"} <= ids["worker"]
+    assert {"base-swap", "kubeadm-initialized", "cni-flannel-applied"} <= ids["control_plane"]
     storage = ids["storage-master"]
     assert {"base-hosts", "mirror-nginx-running", "kubeconfig-admin"} <= storage
     assert not {"base-swap", "containerd-running", "kubernetes-packages"} & storage

@@ -189,6 +189,62 @@ def test_what_was_prepared_is_there(foreign: Foreign) -> None:
         assert limits.strip() == "json-file"
 
 
+# Images in containerd's store: docker 29's default, and a feature that can be switched on before.
+CONTAINERD_STORE = """set -e
+python3 - <<'END'
+import json, pathlib
+file = pathlib.Path("/etc/docker/daemon.json")
+settings = json.loads(file.read_text())
+file.write_text(json.dumps({**settings, "features": {"containerd-snapshotter": True}}))
+END
+systemctl restart docker
+DEBIAN_FRONTEND=noninteractive apt-get -q -y install busybox-static >/dev/null
+mkdir -p /tmp/image/bin /tmp/image/data
+cp "$(command -v busybox)" /tmp/image/bin/
+for name in sh cat sleep; do ln -sf busybox /tmp/image/bin/$name; done
+tar -C /tmp/image -c . | docker import - lab/busybox >/dev/null
+docker run -d --name web --restart=always --network=none -v kept:/data lab/busybox \
+    sh -c 'test -e /layer || echo layer >/layer; test -e /data/file || echo volume >/data/file
+           trap exit TERM; while :; do sleep 1; done' >/dev/null
+until docker exec web cat /data/file; do sleep 0.2; done
+truncate -s 2G /var/lib/kubelet/disk.img
+mkfs.ext4 -q /var/lib/kubelet/disk.img
+mkdir -p /srv/moved
+mount -o loop /var/lib/kubelet/disk.img /srv/moved
+"""
+
+
+def test_docker_that_keeps_its_images_in_containerd_moves_whole(foreign: Foreign) -> None:
+    if not foreign.has_netfilter:
+        pytest.skip("docker is left out on this system")
+    node = foreign.node
+    node.run("bash", "-c", CONTAINERD_STORE)
+    try:
+        images = node.run("docker", "images", "-q", "--no-trunc").stdout
+        assert images
+        alone = foreign.call("container_storage.plan", "/srv/moved", "engines=[docker]")
+        assert "docker's images are in containerd's store" in " ".join(alone["warnings"])
+        moved = foreign.call("container_storage.migrate", "/srv/moved")
+        assert moved["moves"]["containerd"]["to"] == "/srv/moved/containerd", moved
+        # With the old folders gone nothing can come from there.
+        assert sorted(foreign.call("container_storage.purge")["removed"]) == [
+            "/var/lib/containerd",
+            "/var/lib/docker",
+        ]
+        assert foreign.call("container_storage.verify") == {"ok": True, "problems": []}
+        node.run("docker", "restart", "-t", "1", "web")
+        assert node.run("docker", "exec", "web", "cat", "/layer", "/data/file").stdout == (
+            "layer\nvolume\n"
+        )
+        assert node.run("docker", "images", "-q", "--no-trunc").stdout == images
+        snapshots = "/srv/moved/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
+        assert node.run("find", snapshots, "-name", "busybox").stdout
+        assert foreign.call("container_storage.rollback")["changed"] is True
+        assert node.run("docker", "exec", "web", "cat", "/layer").stdout == "layer\n"
+    finally:
+        node.run("bash", "-c", "docker rm -f web; umount /srv/moved", check=False)
+
+
 def test_the_nodes_wheels_are_for_its_own_python(foreign: Foreign) -> None:
     """Salt's parts in C were built for this processor and this Python, and load."""
     python = "/opt/saltberry/salt/bin/python"

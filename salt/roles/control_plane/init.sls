@@ -20,9 +20,14 @@ include:
   # After docker: people may be in its group.
   - system
   - firewall
+  - cni.chosen
   - kubernetes
   - kubeadm.initialized
   - cni
+  - kubernetes_dns
+  # After the join, which writes what it keeps.
+  - kubelet
   - services.nodes
   - services
+  - helm
   - salt_minion

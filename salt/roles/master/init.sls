@@ -9,4 +9,5 @@ include:
   - drift
   - page
   - kubeconfig
+  - services.metrics.node
   - salt_minion

@@ -7,4 +7,6 @@ include:
   - firewall
   - nfs.server
   - mirror
+  - services.metrics.node
+  - helm.mirror
   - salt_minion

@@ -20,8 +20,11 @@ include:
   # After docker: people may be in its group.
   - system
   - firewall
+  - cni.chosen
   - kubernetes
   - kubeadm.joined
   - cni
+  # After the join, which writes what it keeps.
+  - kubelet
   - services.nodes
   - salt_minion

@@ -57,6 +57,8 @@ class Node:
         if argv[1] == "is-active":
             states = [self.units.get(unit, {}).get("ActiveState", "inactive") for unit in argv[2:]]
             return {"retcode": 3, "stdout": "\n".join(states), "stderr": ""}
+        if argv[1] == "daemon-reload":
+            return {"retcode": 0, "stdout": "", "stderr": ""}
         assert argv[1] == "show", argv
         unknown = {"LoadState": "not-found", "ActiveState": "inactive"}
         found = [self.units.get(unit, unknown) for unit in argv[2:-1]]
@@ -145,6 +147,15 @@ def test_a_plan_says_what_would_move_and_changes_nothing(node: Node, disk: Path)
     assert plan["bytes"] >= 5000
     assert plan["files"] >= 3
     assert sorted(node.root.rglob("*")) == before
+
+
+def test_a_plan_for_a_disk_that_is_still_to_be_mounted_says_how_much_would_move(node: Node) -> None:
+    (node.root / "docker/image").write_bytes(b"x" * 5000)
+    plan = storage.plan("/srv/not-yet", mounted=False)
+    assert plan["problems"] == []
+    assert plan["bytes"] >= 5000
+    assert plan["files"] >= 3
+    assert plan["free_bytes"] is None
 
 
 @pytest.mark.parametrize(
@@ -250,6 +261,98 @@ def test_a_flag_in_a_drop_in_behind_ours_is_refused(node: Node, disk: Path) -> N
         storage._new_files({"docker": {"from": "", "to": f"{disk}/docker"}}, str(disk))
 
 
+def test_a_target_behind_a_link_is_waited_for_where_it_is_mounted(node: Node, disk: Path) -> None:
+    (node.root / "link").symlink_to(disk)
+    moves = {"docker": {"from": "", "to": f"{disk}/docker"}}
+    files = storage._new_files(moves, f"{node.root}/link")
+    (drop_in,) = [path for path in files if path.endswith("zz-saltberry-storage.conf")]
+    assert f"RequiresMountsFor={disk}\n" in files[drop_in]["new"]
+    assert f"AssertPathExists={disk}/.saltberry-storage\n" in files[drop_in]["new"]
+
+
+def begun(node: Node, disk: Path) -> Any:
+    """A move of docker whose copy is done and whose engines are still to be stopped."""
+    moves = {"docker": {"from": f"{node.root}/docker", "to": f"{disk}/docker"}}
+    record = {
+        "moves": moves, "target": str(disk), "phase": "copying", "id": "1",
+        "files": storage._new_files(moves, str(disk)),
+    }  # fmt: skip
+    return storage._Move(move_journal.at(storage._DIRECTORY), record, 0)
+
+
+def test_what_a_killed_run_has_asked_of_systemd_is_waited_for(
+    node: Node, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    docker = node.units["docker.service"]
+    docker["ActiveState"] = "deactivating"
+
+    def sleep(_: float) -> None:
+        docker["ActiveState"] = "inactive" if len(asked) == 3 else "deactivating"
+        asked.append(docker["ActiveState"])
+
+    monkeypatch.setattr(storage.time, "sleep", sleep)
+    storage._wait_settled()
+    assert asked == ["deactivating"] * 3 + ["inactive"]
+    # one that never comes to rest is told by the plan, not waited for
+    monkeypatch.setattr(storage, "_SETTLE_SECONDS", 0.01)
+    docker["ActiveState"] = "activating"
+    storage._wait_settled()
+
+
+def test_what_was_edited_during_the_copy_is_kept(node: Node, disk: Path) -> None:
+    move = begun(node, disk)
+    node.config("docker", '{"insecure-registries": ["nas:5000"]}')
+    storage._renew_files(move)
+    texts = move.record["files"][f"{node.root}/docker.conf"]
+    assert texts["old"] == '{"insecure-registries": ["nas:5000"]}'
+    assert json.loads(texts["new"]) == {
+        "insecure-registries": ["nas:5000"],
+        "data-root": f"{disk}/docker",
+    }
+    assert storage.unfinished() == move.record
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            '{"data-root": "/mnt/third"}',
+            "docker was given another folder while its data was copied",
+        ),
+        ('{"data-root": ', "cannot be used: it is no valid JSON"),
+    ],
+)
+def test_a_folder_that_was_changed_during_the_copy_stops_the_move(
+    node: Node, disk: Path, text: str, words: str
+) -> None:
+    move = begun(node, disk)
+    node.config("docker", text)
+    with pytest.raises(RuntimeError, match=words):
+        storage._renew_files(move)
+
+
+@pytest.mark.parametrize("phase", ["planned", "copying", "stopping", "verifying", "switching"])
+def test_data_that_was_put_there_by_hand_is_not_written_over_by_a_move_that_was_cut_off(
+    node: Node, disk: Path, phase: str
+) -> None:
+    move = begun(node, disk)
+    (disk / "docker").mkdir()
+    (disk / "docker/live").write_text("")
+    snapshot: dict[str, Any] = {"docker": None, "containerd": None}
+    more = {"services": [], "snapshot": snapshot, "stopped": [], "error": None, "since": 1.0,
+            "bytes": 0}  # fmt: skip
+    move.journal.save({**move.record, **more}, phase)
+    node.config("docker", json.dumps({"data-root": str(disk / "docker"), "debug": True}))
+    done = storage.migrate(str(disk), ["docker"])
+    assert done["message"] == f"the data is at {disk} already"
+    assert (disk / "docker/live").exists()
+    assert storage.unfinished() is None
+    assert "docker was given another folder" in (storage.last() or {})["error"]
+    # and it is no folder to be purged one day
+    assert move.journal.history()["old_roots"] == []
+
+
 def test_the_way_back_to_the_default_leaves_no_file_of_ours(node: Node) -> None:
     node.config("docker", '{\n  "data-root": "/srv/x/docker"\n}\n')
     moves = {"docker": {"from": "/srv/x/docker", "to": f"{node.root}/docker"}}
@@ -278,7 +381,7 @@ def test_the_way_back_is_the_target_that_the_data_came_from(node: Node) -> None:
 
 
 def left(node: Node, path: Path) -> None:
-    entry = {"engine": "docker", "path": str(path), "at": 1.0}
+    entry = storage._left("docker", str(path), 1.0, 0)
     move_journal.at(storage._DIRECTORY).save_history({"old_roots": [entry], "last": None})
 
 
@@ -301,10 +404,62 @@ def test_a_purge_deletes_what_is_left_and_nothing_that_is_used(node: Node, tmp_p
     with pytest.raises(CommandExecutionError, match="is unfinished"):
         storage.purge()
     move_journal.at(storage._DIRECTORY).close()
+    node.config("docker", '{"data-root": ')
+    with pytest.raises(CommandExecutionError, match="cannot be used: it is no valid JSON"):
+        storage.purge()
+    node.config("docker", "{}")
     assert (old / "a/file").exists()
     assert storage.purge()["removed"] == [str(old)]
     assert not old.exists()
     assert storage.purge() == {"removed": [], "bytes": 0}
+
+
+def test_a_folder_that_a_stopped_docker_still_needs_is_not_purged(
+    node: Node, tmp_path: Path
+) -> None:
+    old = tmp_path / "old/docker"
+    (old / "volumes").mkdir(parents=True)
+    left(node, old)
+    container = node.root / "docker/containers/abc"
+    container.mkdir(parents=True)
+    points = {"/data": {"Type": "bind", "Source": f"{old}/volumes"}, "/v": {"Type": "volume"}}
+    (container / "config.v2.json").write_text(json.dumps({"Name": "/web", "MountPoints": points}))
+    (problem,) = storage.purge_problems()
+    assert problem.startswith(f"the container web mounts {old}/volumes; make it again without")
+    (container / "config.v2.json").unlink()
+    volume = node.root / "docker/100000.100000/volumes/shown"
+    volume.mkdir(parents=True)
+    options = {"MountType": "none", "MountOpts": "bind", "MountDevice": f"{old}/volumes"}
+    (volume / "opts.json").write_text(json.dumps(options))
+    (problem,) = storage.purge_problems()
+    assert problem.startswith(f"the volume shown mounts {old}/volumes; make it again without")
+    (volume / "opts.json").write_text(json.dumps({**options, "MountDevice": "tmpfs"}))
+    assert storage.purge_problems() == []
+
+
+@pytest.mark.parametrize("how", ["link", "link above", "another disk"])
+def test_what_is_now_in_the_place_of_an_old_folder_is_neither_purged_nor_written_over(
+    node: Node, tmp_path: Path, disk: Path, how: str
+) -> None:
+    old = tmp_path / "old/docker"
+    old.mkdir(parents=True)
+    left(node, old)
+    theirs = tmp_path / "theirs/docker"
+    theirs.mkdir(parents=True)
+    (theirs / "precious").write_text("")
+    old.rename(tmp_path / "aside")
+    if how == "link":
+        old.symlink_to(theirs)
+    elif how == "link above":
+        old.parent.rmdir()
+        old.parent.symlink_to(theirs.parent)
+    else:
+        theirs.rename(old)
+        theirs = old
+    (problem,) = storage.plan(str(old.parent), ["docker"])["problems"]
+    assert "have not put there" in problem
+    assert storage.purge()["removed"] == []
+    assert (theirs / "precious").exists()
 
 
 def test_what_is_wanted_of_the_master_is_kept_until_it_is_there() -> None:

@@ -248,6 +248,27 @@ def test_deleted_data_gives_its_room_back(image: Path, mounted: Callable[[Path],
     assert image.stat().st_blocks * 512 < full - 90 * MIB
 
 
+def test_an_image_that_may_outgrow_its_disk_is_made_with_a_warning(
+    image: Path, mounted: Callable[[Path], Path], opts: dict[str, Any]
+) -> None:
+    disk_image.create(str(image), "256M")
+    inner = mounted(image) / "containers.img"
+    opts["test"] = True
+    (warning,) = image_state.present(str(inner), "1G")["warnings"]
+    assert f"{inner} may take 1G more and {inner.parent} has 2" in warning
+    assert "M free: when that is full" in warning
+    opts["test"] = False
+    ret = image_state.present(str(inner), "1G")
+    assert (ret["result"], len(ret["warnings"])) == (True, 1)
+    # what is taken already is not asked for twice
+    inner.unlink()
+    (inner.parent / "filler").write_bytes(bytes(100 * MIB))
+    inner.write_bytes(bytes(64 * MIB))
+    run("sync", "--file-system", str(inner.parent))
+    assert disk_image.shortage(str(inner), "100M") == ""
+    assert disk_image.shortage(str(inner), "200M") != ""
+
+
 def test_an_image_that_somebody_has_is_left_alone(image: Path) -> None:
     disk_image.create(str(image), "256M")
     lock = Path(f"{image}.lock")
@@ -260,6 +281,25 @@ def test_an_image_that_somebody_has_is_left_alone(image: Path) -> None:
             disk_image.grow(str(image), "512M")
     assert image.stat().st_size == 256 * MIB
     disk_image.grow(str(image), "512M")
+
+
+def test_an_image_that_is_mounted_or_anothers_is_not_checked(
+    image: Path, mounted: Callable[[Path], Path]
+) -> None:
+    with pytest.raises(CommandExecutionError, match="is not there; is the share mounted"):
+        disk_image.check(str(image))
+    disk_image.create(str(image), "256M")
+    lock = Path(f"{image}.lock")
+    lock.write_text("pi-02\n")
+    with lock.open("r+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(CommandExecutionError, match="in use by pi-02"):
+            disk_image.check(str(image), force=True)
+    where = mounted(image)
+    with pytest.raises(CommandExecutionError, match=f"is mounted at {where}"):
+        disk_image.check(str(image))
+    run("umount", str(where))
+    assert "containers:" in disk_image.check(str(image))
 
 
 def test_a_crash_is_mended_and_real_damage_is_not(

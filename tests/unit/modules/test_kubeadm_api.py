@@ -84,6 +84,7 @@ def configure_loader_modules(api, minion_key, restarted, tmp_path):
                 "kubeadm_config.api_version": kubeadm_config.api_version,
                 "kubeadm_config.cri_socket": kubeadm_config.cri_socket,
                 "kubeadm_config.join_config": kubeadm_config.join_config,
+                "kubeadm_config.kubelet_of": kubeadm_config.kubelet_of,
                 "kubeadm_config.init_token_description": kubeadm_config.init_token_description,
                 **{
                     f"kube_programs.{name}": getattr(kube_programs, name)

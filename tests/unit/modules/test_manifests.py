@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import re
@@ -56,6 +57,14 @@ spec:
 """
 
 
+MADE = """
+apiVersion: v1
+kind: Secret
+metadata:
+  name: made
+  namespace: WEB
+  annotations: {saltberry/generated: "admin, reader"}
+"""
 WORKER = {
     "apiVersion": "v1",
     "kind": "Node",
@@ -164,6 +173,16 @@ def test_what_was_changed_by_hand_is_told_as_a_diff_and_set_right(
     assert applied(files, test=True)["changes"] == {}
 
 
+@pytest.mark.usefixtures("cluster")
+def test_a_changed_line_of_a_configuration_file_is_told_as_that_line(files: Files) -> None:
+    files.text = TEXT.replace("{greeting: hello}", '{file.conf: "one\\ntwo: 2\\nthree\\n"}')
+    applied(files)
+    files.text = files.text.replace("two: 2", "two: 3")
+    told = applied(files, test=True)["changes"][f"ConfigMap {files.service}/pages"]
+    changed = [line for line in told.splitlines()[2:] if line[0] in "+-"]
+    assert changed == ["-    two: 2", "+    two: 3"]
+
+
 def test_fields_of_others_stay(cluster: kube_api.Api, files: Files) -> None:
     files.text = TEXT.replace("  replicas: 1\n", "")
     applied(files)
@@ -198,6 +217,73 @@ def test_secrets_are_never_told(files: Files) -> None:
     for secret in ("open-sesame", "other-words", "b3Blbi1zZXNhbWU", "b3RoZXItd29yZHM"):
         assert secret not in str(told)
     assert applied(files)["changes"]
+    assert applied(files)["changes"] == {}
+
+
+def passwords(cluster: kube_api.Api, files: Files) -> dict[str, str]:
+    """What is in the Secret ``made``, as the API server has it."""
+    text = cluster.kubectl("get", "-n", files.service, "secret", "made", "-o", "json")
+    return dict(json.loads(text).get("data") or {})
+
+
+def test_passwords_are_made_once_and_told_to_nobody(cluster: kube_api.Api, files: Files) -> None:
+    files.text = f"{TEXT}---\n{MADE}"
+    told = applied(files, test=True)
+    assert told["changes"] == dict.fromkeys(files.keys(*ALL, "Secret made"), "new")
+    done = applied(files)
+    first = passwords(cluster, files)
+    assert set(first) == {"admin", "reader"}
+    assert all(len(base64.b64decode(value)) >= 32 for value in first.values())
+    assert len(set(first.values())) == 2
+    for test in (True, False):
+        again = applied(files, test)
+        assert (again["result"], again["changes"]) == (True, {}), again
+    assert passwords(cluster, files) == first
+    for value in first.values():
+        assert value not in str(done)
+        assert base64.b64decode(value).decode() not in str(done)
+
+
+def test_a_password_that_was_deleted_or_is_new_is_made_and_the_others_stay(
+    cluster: kube_api.Api, files: Files
+) -> None:
+    files.text = f"{TEXT}---\n{MADE}"
+    applied(files)
+    first = passwords(cluster, files)
+    patch = json.dumps({"data": {"reader": None}})
+    cluster.kubectl("patch", "-n", files.service, "secret", "made", "--patch", patch)
+    files.text = files.text.replace("admin, reader", "admin, reader, writer")
+    told = applied(files, test=True)
+    assert set(told["changes"]) == files.keys("Secret made")
+    assert applied(files)["changes"] == told["changes"]
+    then = passwords(cluster, files)
+    assert set(then) == {"admin", "reader", "writer"}
+    assert then["admin"] == first["admin"]
+    assert then["reader"] != first["reader"]
+    patch = json.dumps({"data": {"reader": None}})
+    cluster.kubectl("patch", "-n", files.service, "secret", "made", "--patch", patch)
+    told = applied(files, test=True)
+    assert told["changes"] == {f"Secret {files.service}/made": "to be made: reader"}
+    assert applied(files)["changes"] == told["changes"]
+    assert applied(files)["changes"] == {}
+
+
+def test_pods_start_anew_when_their_configuration_changes(
+    cluster: kube_api.Api, files: Files
+) -> None:
+    volume = "      volumes: [{name: pages, configMap: {name: pages}}]\n"
+    files.text = TEXT + volume
+    applied(files)
+
+    def template() -> str:
+        path = "jsonpath={.spec.template}"
+        return cluster.kubectl("get", "-n", files.service, "deployment", "server", "-o", path)
+
+    before = template()
+    files.text = TEXT.replace("{greeting: hello}", "{greeting: bye}") + volume
+    done = applied(files)
+    assert set(done["changes"]) == files.keys("ConfigMap pages", "Deployment server")
+    assert template() != before
     assert applied(files)["changes"] == {}
 
 

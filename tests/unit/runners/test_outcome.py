@@ -1,4 +1,4 @@
-"""One plain line out of what orchestrations return. The shapes below are copied from real returns."""
+"""One plain line out of what nodes return. The shapes below are copied from real returns."""
 
 from __future__ import annotations
 
@@ -13,35 +13,6 @@ TRACE = """Exception occurred in runner rack.join: Traceback (most recent call l
   File "/srv/saltberry/repo/_runners/rack.py", line 700, in join
 salt.exceptions.SaltClientError: the master went away
 """
-
-
-def chunk(stage: str, number: int, result: bool | None = True, **more: Any) -> dict[str, Any]:
-    return {
-        "__id__": stage,
-        "__run_num__": number,
-        "result": result,
-        "duration": 1234.5,
-        "comment": "",
-        "changes": {},
-        **more,
-    }
-
-
-def orchestration(*chunks: dict[str, Any]) -> dict[str, Any]:
-    """As RunnerClient.cmd(..., full_return=True) gives it; the order of keys means nothing."""
-    keyed = {f"salt_|-{c['__id__']}_|-x_|-runner": c for c in reversed(chunks)}
-    return {
-        "fun": "runner.state.orchestrate",
-        "jid": "20261123125206013000",
-        "return": {"data": {"nfs1_master": keyed}, "outputter": "highstate", "retcode": 0},
-        "success": True,
-    }
-
-
-def test_all_well() -> None:
-    done = outcome.read(orchestration(chunk("sync", 0), chunk("states", 1)))
-    assert done == (True, "", "", {"sync": 1.2, "states": 1.2})
-    assert list(done.seconds) == ["sync", "states"]
 
 
 def test_an_answer_gives_its_problems() -> None:
@@ -67,26 +38,13 @@ def test_a_state_run_gives_the_first_state_that_failed_by_itself() -> None:
     )
 
 
+def test_a_traceback_is_reduced_to_what_happened() -> None:
+    assert outcome.answer(TRACE) == "the master went away"
+
+
 def test_a_state_run_that_did_not_compile() -> None:
     errors = ["Rendering SLS 'base:containerd' failed: Jinja variable 'x' is undefined"]
     assert outcome.states(errors) == errors[0]
-
-
-def test_a_runner_stage_gives_its_reason() -> None:
-    reason = "the API server at 192.168.1.11:6443 cannot be reached from pi-07"
-    failed = chunk(
-        "join",
-        3,
-        False,
-        comment="Runner function 'rack.join' failed.",
-        changes={"return": {"ok": False, "reason": reason}},
-    )
-    assert outcome.read(orchestration(failed)).reason == reason
-
-
-def test_a_traceback_is_reduced_to_what_happened() -> None:
-    failed = chunk("join", 3, False, changes={"return": TRACE})
-    assert outcome.read(orchestration(failed)).reason == "the master went away"
 
 
 def test_an_exception_in_a_state_keeps_the_state_and_all_lines_of_the_message() -> None:
@@ -97,21 +55,6 @@ def test_an_exception_in_a_state_keeps_the_state_and_all_lines_of_the_message() 
     assert outcome.states(returned) == "joined: the master went away give it a minute"
     broken = trace.replace("salt.exceptions.SaltClientError", "KeyError")
     assert outcome.plain(broken) == "KeyError: the master went away give it a minute"
-
-
-@pytest.mark.parametrize(
-    ("returned", "reason"),
-    [
-        ({"return": {"data": {"m": ["No matching sls found for 'orch.join'"]}}}, "No matching sls"),
-        ({"return": TRACE, "success": False}, "the master went away"),
-        ({"return": None}, "the orchestration returned nothing"),
-        ({"return": {"data": {}}}, "the orchestration returned nothing"),
-    ],
-)
-def test_what_is_no_orchestration_at_all(returned: dict[str, Any], reason: str) -> None:
-    done = outcome.read(returned)
-    assert not done.ok
-    assert done.reason.startswith(reason)
 
 
 def test_no_token_and_no_key_gets_into_a_reason() -> None:

@@ -156,6 +156,29 @@ def test_a_member_of_a_cluster_waits_for_the_master(
     assert did(node) == ([] if test else ["want"])
 
 
+def test_a_member_in_test_mode_is_told_all_that_the_move_would_do(
+    node: Node, opts: dict[str, Any]
+) -> None:
+    opts["test"] = True
+    node.answers["is_member"] = True
+    comment = state.managed("/srv/containers")["comment"]
+    for words in ("1,234,567 bytes", "docker.service", "for a moment: web", "master drains"):
+        assert words in comment
+
+
+@pytest.mark.parametrize("wanted", [None, {"target": "/srv/containers"}])
+def test_a_member_whose_move_cannot_be_done_is_not_drained_for_it(
+    node: Node, wanted: dict[str, Any] | None
+) -> None:
+    node.answers.update(
+        is_member=True, wanted=wanted, plan={**PLAN, "problems": ["the disk is full"]}
+    )
+    ret = state.managed("/srv/containers")
+    assert (ret["result"], ret["changes"], ret["comment"]) == (False, {}, "the disk is full")
+    # and what was asked for before is taken back
+    assert did(node) == (["satisfied"] if wanted else [])
+
+
 def test_a_member_that_has_asked_already_changes_nothing(node: Node) -> None:
     node.answers.update(is_member=True, wanted={"target": "/srv/containers"})
     assert state.managed("/srv/containers")["changes"] == {}

@@ -27,6 +27,8 @@ class Dpkg:
         self.mirror: set[str] = set()
         self.calls: list[list[str]] = []
         self.interrupted = ""
+        self.needs: dict[str, str] = {}
+        self.stuck: set[str] = set()
 
     def run_all(self, argv: list[str], **_: Any) -> dict[str, Any]:
         self.calls.append(argv)
@@ -53,6 +55,11 @@ class Dpkg:
             self.interrupted = ""
             return 0, ""
         wanted = argv[argv.index("--") + 1 :]
+        if "remove" in argv:
+            gone = [*wanted, *(self.needs[name] for name in wanted if name in self.needs)]
+            for name in set(gone) - self.stuck:
+                self.database[name][:2] = ["deinstall", "config-files"]
+            return 0, "".join(f"Removing {name} (1.0-1) ...\n" for name in gone)
         unknown = [name for name in wanted if name not in self.lists]
         if unknown or self.interrupted:
             return 100, f"Reading package lists...\nE: Unable to locate {unknown[0]}"
@@ -239,3 +246,35 @@ def test_a_key_without_a_digest_is_trusted_on_first_use(tmp_path: Path) -> None:
     file = tmp_path / "k.asc"
     file.write_bytes(KEY)
     assert state.key(str(file), "https://pkgs.k8s.io/key")["comment"].endswith("is in place")
+
+
+def test_packages_are_removed_with_what_needs_them_and_once(
+    dpkg: Dpkg, opts: dict[str, Any]
+) -> None:
+    dpkg.database = {
+        "docker.io": ["hold", "installed", "26.1-1"],
+        "docker-compose": ["install", "installed", "1.0-1"],
+    }
+    dpkg.needs = {"docker.io": "docker-compose"}
+    opts["test"] = True
+    told = state.removed("docker", ["docker.io", "docker-cli"])
+    assert (told["result"], told["changes"]) == (
+        None,
+        {"docker.io": {"old": "26.1-1", "new": None}},
+    )
+    assert not dpkg.asked("apt-get", "remove")
+    opts["test"] = False
+    done = state.removed("docker", ["docker.io", "docker-cli"])
+    assert done["result"] is True
+    assert set(done["changes"]) == {"docker.io", "docker-compose"}
+    dpkg.calls.clear()
+    again = state.removed("docker", ["docker.io", "docker-cli"])
+    assert (again["result"], again["changes"], len(dpkg.calls)) == (True, {}, 1)
+
+
+def test_a_package_that_stays_is_named(dpkg: Dpkg) -> None:
+    dpkg.database = {"docker.io": ["install", "installed", "26.1-1"]}
+    dpkg.stuck = {"docker.io"}
+    ret = state.removed("docker", ["docker.io"])
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "dpkg still has docker.io" in ret["comment"]

@@ -83,6 +83,7 @@ def configure_loader_modules(opts, pillar, events):
         "kubeadm_config.cri_socket": kubeadm_config.cri_socket,
         "kubeadm_config.init_config": kubeadm_config.init_config,
         "kubeadm_config.join_config": kubeadm_config.join_config,
+        "kubeadm_config.kubelet_of": kubeadm_config.kubelet_of,
         "kubeadm_config.init_token_description": kubeadm_config.init_token_description,
         **{
             f"kube_programs.{name}": getattr(kube_programs, name)

@@ -44,14 +44,22 @@ class Systemd:
         verb, name = argv[1], argv[-1]
         if verb == "start" and name.endswith(".mount"):
             return self.start(name)
+        if verb == "stop" and name.endswith(".mount"):
+            done = subprocess.run(["umount", self.fields(name)["Where"]], check=False)
+            return {"retcode": done.returncode, "stdout": "", "stderr": "busy"}
+        if argv[:3] == ["systemctl", "show", "--property=What"]:
+            return {"retcode": 0, "stdout": self.fields(name)["What"], "stderr": ""}
         if verb in ("restart", "start"):
             self.active.add(name)
         word = "active" if name in self.active else "inactive"
         return {"retcode": 0, "stdout": word, "stderr": ""}
 
-    def start(self, name: str) -> dict[str, Any]:
+    def fields(self, name: str) -> dict[str, str]:
         lines = (self.units / name).read_text().splitlines()
-        fields = dict(line.split("=", 1) for line in lines if "=" in line)
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def start(self, name: str) -> dict[str, Any]:
+        fields = self.fields(name)
         if self.broken:
             return {"retcode": 1, "stdout": "", "stderr": "Job failed"}
         Path(fields["Where"]).mkdir(parents=True, exist_ok=True)
@@ -196,6 +204,14 @@ def test_a_mount_that_fails_says_why(where: str, image: str, systemd: Systemd) -
     assert list(systemd_mount.plan(where, image, **LOOP)) == ["mount"]
 
 
+@pytest.mark.parametrize("spec", ["LABEL=sb-nowhere", "UUID=0b1e4c5a-91c2-4c1d-8a54-0123456789ab"])
+def test_a_disk_that_is_not_there_is_named(where: str, systemd: Systemd, spec: str) -> None:
+    systemd.broken = "special device does not exist."
+    ret = state.mounted(where, spec, {"description": "A disk", "options": ["noatime"]})
+    assert ret["result"] is False
+    assert f"no disk of this node is {spec}; is it plugged in?" in ret["comment"]
+
+
 def test_a_share_that_is_away_is_no_failure_but_is_told(
     where: str, image: str, systemd: Systemd
 ) -> None:
@@ -296,6 +312,37 @@ def test_pod_data_of_a_blank_node_is_bound_at_once(
     assert (source / "new").exists()
     again = pod_state.bound(where, str(source), "/srv/containers")
     assert (again["result"], again["changes"]) == (True, {})
+
+
+def test_pod_data_follows_to_another_disk(
+    where: str, tmp_path: Path, systemd: Systemd, opts: dict[str, Any]
+) -> None:
+    first, second = (tmp_path / disk / "kubelet-pods" for disk in ("first", "second"))
+    assert pod_state.bound(where, str(first), "/srv/first")["result"] is True
+    (Path(where) / "uid").write_text("kept")
+    systemd.member = True
+    assert "drains it first" in pod_state.bound(where, str(second), "/srv/second")["comment"]
+    assert (systemd.wanted, second.exists()) == (["/srv/second"], False)
+    opts["test"] = True
+    told = pod_state.bound(where, str(second), "/srv/second", drained=True)
+    assert told["changes"] == {where: {"old": "another disk", "new": str(second)}}
+    opts["test"] = False
+    ret = pod_state.bound(where, str(second), "/srv/second", drained=True)
+    assert ret["result"] is True, ret
+    assert (second / "uid").read_text() == "kept"
+    assert (Path(where) / "uid").samefile(second / "uid")
+    assert mounts_below(Path(where)) == [where]
+    assert pod_state.bound(where, str(second), "/srv/second")["changes"] == {}
+
+
+def test_what_a_person_has_mounted_over_pod_data_stays(where: str, tmp_path: Path) -> None:
+    Path(where).mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "persons", where], check=True)
+    (Path(where) / "uid").write_text("theirs")
+    ret = pod_state.bound(where, str(tmp_path / "disk"), "/srv/containers")
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "persons is mounted there and not" in ret["comment"]
+    assert (Path(where) / "uid").read_text() == "theirs"
 
 
 def test_pod_data_of_a_member_waits_for_the_master(

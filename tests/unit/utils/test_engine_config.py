@@ -44,6 +44,9 @@ def test_the_last_command_of_unit_and_drop_ins_counts() -> None:
         ('/usr/bin/dockerd  --data-root="/a b"  -H fd://', "/a b", "/usr/bin/dockerd  -H fd://"),
         ("-/usr/bin/dockerd -g /a --graph=/b $OPTS", "/b", "-/usr/bin/dockerd $OPTS"),
         ("/usr/bin/dockerd --data-root-like /a", None, "/usr/bin/dockerd --data-root-like /a"),
+        ("/usr/bin/dockerd -g/a -H fd://", "/a", "/usr/bin/dockerd -H fd://"),
+        ("/usr/bin/dockerd -H fd:// -g=/a", "/a", "/usr/bin/dockerd -H fd://"),
+        ("/usr/bin/dockerd -G staff", None, "/usr/bin/dockerd -G staff"),
     ],
 )
 def test_the_folder_is_taken_out_of_a_command_line_and_nothing_else(
@@ -51,6 +54,14 @@ def test_the_folder_is_taken_out_of_a_command_line_and_nothing_else(
 ) -> None:
     assert config.command_root("docker", command) == root
     assert config.command_without_root("docker", command) == without
+
+
+def test_containerd_takes_its_flags_with_one_hyphen_too() -> None:
+    command = "/usr/bin/containerd -config /b.toml -root /a --log-level warn"
+    assert config.command_root("containerd", command) == "/a"
+    assert config.config_path("containerd", command) == "/b.toml"
+    left = "/usr/bin/containerd -config /b.toml --log-level warn"
+    assert config.command_without_root("containerd", command) == left
 
 
 def test_a_folder_inside_a_shells_script_is_refused() -> None:
@@ -61,6 +72,8 @@ def test_a_folder_inside_a_shells_script_is_refused() -> None:
 def test_a_folder_in_an_environment_variable_is_seen_but_not_in_a_comment() -> None:
     assert config.names_root("docker", 'DOCKER_OPTS="--data-root /a"\n')
     assert config.names_root("docker", "DOCKER_OPTS=-g /a\n")
+    assert config.names_root("docker", "DOCKER_OPTS=-g/a\n")
+    assert not config.names_root("docker", "DOCKER_OPTS=--group docker\n")
     assert not config.names_root(
         "docker", '# DOCKER_OPTS="--data-root /a"\nDOCKER_OPTS="--log-level debug"\n'
     )

@@ -65,7 +65,7 @@ def test_cut_off_anywhere_all_files_are_of_one_side_before_an_engine_starts(
     journal: Any, files: Any, phase: str, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = record(files)
-    journal.save(entry)
+    journal.save(entry, "verifying" if phase == "switching" else "checking")
     before, after = ("old", "new") if phase == "switching" else ("new", "old")
     move_journal.put_texts(files, before)
     with monkeypatch.context() as patch:
@@ -78,6 +78,8 @@ def test_cut_off_anywhere_all_files_are_of_one_side_before_an_engine_starts(
     sides = [side for side in ("old", "new") if move_journal.files_are(files, side)]
     assert sides == [before if steps < 2 else after]
     assert not journal.flag.exists()
+    # The record says so by itself: somebody may edit the files before the next run.
+    assert move_journal.is_switched(journal.load()) is (sides == ["new"])
 
 
 @pytest.mark.parametrize("steps", range(7))

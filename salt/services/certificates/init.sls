@@ -1,0 +1,9 @@
+# cert-manager, by its own chart (see helm), and the rack's authority for it to sign with.
+include:
+  - helm
+
+services-certificates:
+  rack_ca.present:
+    - name: rack-ca
+    - require:
+      - helm: helm-release-cert-manager

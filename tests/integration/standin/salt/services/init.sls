@@ -1,0 +1,3 @@
+brought:
+  module.run:
+    - manifests.bring: []
