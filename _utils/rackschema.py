@@ -192,7 +192,7 @@ SCHEMA: dict[str, Any] = {
                 "yes-no",
                 True,
                 "false: no cluster DNS (kubeadm's coredns add-on is skipped)",
-                used="_modules/kubeadm.py",
+                used="_modules/kubeadm.py salt/kubernetes_dns/init.sls",
             ),
             "cni": Key(
                 "choice",
