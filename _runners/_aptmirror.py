@@ -38,13 +38,13 @@ class Deb(NamedTuple):
     size: int
 
 
-def run(argv: Sequence[str], what: str) -> str:
-    """Run a program; return what it printed.
+def run(argv: Sequence[str], what: str, cwd: Path | None = None) -> str:
+    """Run a program, in a folder if one is given; return what it printed.
 
     Raises Failed with what was to be done and its last words.
     """
     env = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(argv, capture_output=True, text=True, env=env, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, cwd=cwd, check=False)
     if done.returncode:
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith(("E:", "Err:"))]
@@ -74,8 +74,8 @@ class Apt:
 
     def __init__(self, work: Path, sources: Sequence[str], more: Sequence[str]) -> None:
         self.work = work
-        # Groups that could only be resolved on top of what this system has, by their first package
-        self.on_top: list[str] = []
+        # Groups that these repositories do not have whole, by their first package
+        self.partial: dict[str, list[str]] = {}
         for name in ("lists/partial", "archives/partial", "none/partial", "parts", "empty"):
             (work / name).mkdir(parents=True, exist_ok=True)
         (work / "status").write_text("")
@@ -93,12 +93,11 @@ class Apt:
             if path.suffix in (".list", ".sources") and not path.name.startswith("saltberry"):
                 shutil.copy(path, self.work / "parts" / path.name)
 
-    def _options(self, archives: str = "archives", first: str = "") -> list[str]:
+    def _options(self, archives: str = "archives") -> list[str]:
         at = self.work
-        status = Path("/var/lib/dpkg/status") if first in self.on_top else at / "status"
         settings = {
             "Dir::State::lists": at / "lists",
-            "Dir::State::status": status,
+            "Dir::State::status": at / "status",
             "Dir::Cache": at,
             "Dir::Cache::Archives": at / archives,
             "Dir::Etc::sourcelist": at / "sources.list",
@@ -118,42 +117,60 @@ class Apt:
     def known(self, groups: Iterable[Sequence[str]]) -> list[list[str]]:
         """Return the groups without those packages that these repositories have not at all."""
         groups = [list(group) for group in groups]
-        names = {name.partition("=")[0] for group in groups for name in group}
-        argv = ["apt-cache", *self._options(), "madison", *sorted(names)]
-        rows = run(argv, "apt-cache madison").splitlines()
-        have = {row.split("|")[0].strip() for row in rows if "|" in row}
+        have = self._available({name.partition("=")[0] for group in groups for name in group})
         # Kubernetes' own are asked for all the same: that they are missing has to be said.
         kept = [[name for name in group if name in have or "=" in name] for group in groups]
         return [group for group in kept if group]
 
+    def _available(self, names: Iterable[str]) -> set[str]:
+        argv = ["apt-cache", *self._options(), "madison", *sorted(names)]
+        rows = run(argv, "apt-cache madison").splitlines()
+        return {row.split("|")[0].strip() for row in rows if "|" in row}
+
     def needed(self, groups: Iterable[Sequence[str]]) -> dict[str, Deb]:
         """Return all packages that these need, each group resolved by itself, by file name.
 
-        Where the repositories lack the base system (one of your own may), what this system has counts as
-        there; :attr:`on_top` has the first package of such a group.
+        A repository of your own may lack the base system, which every node has. Of a group that cannot be
+        resolved therefore it is all that there is; :attr:`partial` has its name.
         """
         found: dict[str, Deb] = {}
         for group in groups:
             try:
                 said = self._install(group, "none", "--print-uris")
             except Failed:
-                self.on_top.append(group[0])
-                said = self._install(group, "none", "--print-uris", "--reinstall")
+                self.partial[group[0]] = self._reachable(group)
+                said = self._download(self.partial[group[0]], "--print-uris")
             for line in said.splitlines():
                 if hit := re.match(r"'([^']+)' (\S+) (\d+) ", line):
                     found[hit[2]] = Deb(hit[1], hit[2], int(hit[3]))
         return found
 
+    def _reachable(self, group: Sequence[str]) -> list[str]:
+        """What the group depends on, directly or not, of what there is."""
+        exact = {name.partition("=")[0]: name for name in group}
+        without = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
+        argv = ["apt-cache", *self._options(), "depends", "--recurse",
+                *(f"--no-{word}" for word in without), *exact]  # fmt: skip
+        said = run(argv, f"resolving {' '.join(group)}").splitlines()
+        names = {line.strip() for line in said if line[:1] not in ("", " ", "<", "|")}
+        return [exact.get(name, name) for name in sorted(self._available(names | exact.keys()))]
+
     def fetch(self, groups: Iterable[Sequence[str]]) -> None:
         """Download what is not there yet; apt goes on where it was cut off, and checks the hashes."""
         for group in groups:
-            again = ["--reinstall"] if group[0] in self.on_top else []
-            self._install(group, "archives", "--download-only", *again)
+            if group[0] in self.partial:
+                self._download(self.partial[group[0]])
+            else:
+                self._install(group, "archives", "--download-only")
 
     def _install(self, group: Sequence[str], archives: str, *how: str) -> str:
-        argv = ["apt-get", "-qq", *self._options(archives, group[0]), *how, "--yes",
+        argv = ["apt-get", "-qq", *self._options(archives), *how, "--yes",
                 "--no-install-recommends", "install", *group]  # fmt: skip
         return run(argv, f"fetching {' '.join(group)}")
+
+    def _download(self, names: Sequence[str], *how: str) -> str:
+        argv = ["apt-get", "-qq", *self._options(), *how, "download", *names]
+        return run(argv, f"fetching {' '.join(names)}", cwd=self.work / "archives")
 
     def publish(self, folder: Path, debs: Mapping[str, Deb]) -> int:
         """Lay lists and packages where nodes look for them; return how many packages are new.

@@ -255,10 +255,10 @@ def _fetch_packages(pillar: Mapping[str, Any], target: Path) -> tuple[int, str]:
     _require_room(target, sum(deb.size for deb in debs.values() if deb.name not in have))
     apt.fetch(groups)
     note = (
-        f"the repositories lack parts of the base system that {', '.join(apt.on_top)} need; what this node"
-        " has was taken as there on all others"
+        f"the repositories lack parts of what {', '.join(apt.partial)} need; what they have of it is there,"
+        " the rest has to be on every node"
     )
-    return apt.publish(target / "apt", debs), note if apt.on_top else ""
+    return apt.publish(target / "apt", debs), note if apt.partial else ""
 
 
 # ---- images --------------------------------------------------------------------------------------

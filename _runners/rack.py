@@ -1382,7 +1382,7 @@ def authority() -> Any:
 
     .. code-block:: bash
 
-        salt-run rack.authority > rack-ca.crt
+        salt-run rack.authority
     """
     try:
         text = _call(_rack().control_planes[0], "rack_ca.certificate", {}, limit=API_LIMIT)
@@ -1392,7 +1392,9 @@ def authority() -> Any:
         __context__["retcode"] = 1
         return {"ok": False, "reason": str(exc), "retcode": 1}
     if __opts__.get("fun") == "rack.authority" and not __opts__.get("output"):
-        return str(text).strip()
+        print(str(text).strip(), flush=True)
+        # Not a word more on standard output: it may be a file
+        return {"outputter": "quiet", "data": True}
     return {"ok": True, "certificate": text}
 
 

@@ -612,8 +612,7 @@ def _check_charts(pillar: Mapping[str, Any]) -> list[str]:
             problems.append(f"{path}: {own[name]} brings that release itself; choose another name")
     if not releases and not own:
         return []
-    mirror = get(pillar, "mirror", "enabled") is True
-    if not mirror and get(pillar, "helm", "source") is None:
+    if get(pillar, "mirror", "enabled") is False and get(pillar, "helm", "source") is None:
         problems.append(
             f"helm.source is missing: {next(iter(own.values()), 'helm.releases')} needs Helm, and there is"
             " no mirror (mirror.enabled) that the control plane could take it from; write the URL of a"
@@ -665,7 +664,7 @@ def _check_ingress_node(pillar: Mapping[str, Any], node_id: Any) -> list[str]:
     roles = _roles_of(get(pillar, "nodes", node_id))
     if "worker" not in roles:
         return [f"{path} takes no pods, by its roles {', '.join(map(str, roles))}; name a worker"]
-    if "storage" in roles and get(pillar, "mirror", "enabled") is True:
+    if "storage" in roles and get(pillar, "mirror", "enabled") is not False:
         return [f"{path} has the mirror, which answers on port 80 there; name another node"]
     page, port = get(pillar, "page", "enabled"), get(pillar, "page", "port")
     if "master" in roles and page is True and port in (80, 443):
@@ -711,8 +710,8 @@ def _check_ranges(pillar: Mapping[str, Any], path: str, ranges: Any) -> list[str
 def _check_chart(path: str, body: Mapping[Any, Any]) -> list[str]:
     given = [key for key in ("repo", "oci", "file") if body.get(key) is not None]
     if len(given) != 1:
-        which = f"has {' and '.join(given)}" if given else "names no chart"
-        return [f"{path} {which}; give exactly one of repo (with chart), oci, file"]
+        which = f"it has {' and '.join(given)}" if given else "it names no chart"
+        return [f"{path}: {which}; give exactly one of repo (with chart), oci, file"]
     kind, problems = given[0], []
     if kind == "repo" and body.get("chart") is None:
         problems.append(f"{path}.chart is missing; write the chart's name in {path}.repo")

@@ -192,7 +192,7 @@ SCHEMA: dict[str, Any] = {
                 "yes-no",
                 True,
                 "false: no cluster DNS (kubeadm's coredns add-on is skipped)",
-                used="_modules/kubeadm.py",
+                used="_modules/kubeadm.py salt/kubernetes_dns/init.sls",
             ),
             "cni": Key(
                 "choice",
@@ -200,7 +200,7 @@ SCHEMA: dict[str, Any] = {
                 "the pods' network. flannel: a daemon on each node, works everywhere; routed: a bridge on"
                 " each node and routes between them, no daemon, all nodes on one switch. Fixed when the"
                 " cluster is made. See docs/services/network.md",
-                used="salt/cni/init.sls _runners/rack.py _modules/cni.py _modules/node.py",
+                used="salt/cni/init.sls salt/cni/chosen.sls _runners/rack.py _modules/cni.py _modules/node.py",
                 choices=("flannel", "routed"),
                 what="CNI of this release",
             ),
@@ -333,7 +333,12 @@ SCHEMA: dict[str, Any] = {
         "The mirror of packages and images on the storage node, which nodes without internet"
         " install from",
         keys={
-            "enabled": Key("yes-no", True, "whether there is one", used="salt/mirror/init.sls"),
+            "enabled": Key(
+                "yes-no",
+                True,
+                "whether there is one",
+                used="salt/mirror/init.sls salt/helm/mirror.sls",
+            ),
             "listen": Key(
                 "address",
                 None,
@@ -496,7 +501,8 @@ SCHEMA: dict[str, Any] = {
                 "yes-no",
                 False,
                 "whether nodes that run pods have it",
-                used="salt/roles/worker/init.sls salt/roles/control_plane/init.sls",
+                used="salt/roles/worker/init.sls salt/roles/control_plane/init.sls"
+                " salt/docker/absent.sls",
             ),
             "log_max_size": Key(
                 "log-size", "10m", "a container's log file is rotated at this size (k, m or g)"
@@ -833,14 +839,14 @@ SCHEMA: dict[str, Any] = {
     ),
     "helm": Group(
         "Helm charts on the cluster. See docs/services/helm.md",
-        used="_modules/helm.py",
+        used="_modules/helm.py salt/helm/mirror.sls",
         keys={
             "releases": Table(
                 "release-name",
                 "name",
                 "The releases by name, each from one chart: repo and chart, or oci, or file. One that is"
                 " taken out of here is uninstalled; those of others are left alone",
-                used="_modules/helm.py salt/helm/init.sls",
+                used="_modules/helm.py salt/helm/init.sls salt/helm/mirror.sls",
                 example="greeter: {namespace: web, file: salt://charts/greeter}",
                 keys={
                     "namespace": Key(

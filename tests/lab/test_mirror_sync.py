@@ -95,7 +95,7 @@ def test_what_is_foretold_is_fetched_once(synced: Synced) -> None:
     assert any("etcd:" in image for image in done["images"])
     again = lab.run(*SYNC)
     # The lab's Debian is what a blank node lacks, and no more.
-    assert "base system" in again.pop("note")
+    assert "has to be on every node" in again.pop("note")
     assert again == {"ok": True, "packages": 0, "images": [], "folder": FOLDER}
     listed = lab.run("mirror.list", f"folder={FOLDER}")
     assert (listed["ok"], listed["missing"]) == (True, [])

@@ -39,6 +39,7 @@ PILLARS: dict[str, dict[str, Any]] = {
     "air-gapped": {
         "kubernetes": {
             "version": "1.20.2",
+            "cni": "routed",
             "image_repository": "192.168.1.10:5000",
             "repo": {"url": "http://192.168.1.10/apt/kubernetes/", "suite": "stable",
                      "key_url": "http://192.168.1.10/keys/k.gpg", "key_sha256": "0" * 64},
@@ -91,6 +92,28 @@ PILLARS: dict[str, dict[str, Any]] = {
         },
     },
     "no checks": {"drift": {"enabled": False}},
+    "a rack with services": {
+        "services": {
+            "storage": {
+                "enabled": True,
+                "volumes": {"registry": {"size": "50G"},
+                            "data": {"size": "10G", "owner": 999, "claim": "web/data"}},
+                "dynamic": {"enabled": True},
+            },
+            "registry": {"enabled": True, "lan": {"enabled": True}},
+        },
+        "mirror": {"packages": True},
+        "cluster": CLUSTER,
+    },
+    "charts and web services": {
+        "cluster": CLUSTER,
+        "helm": {"releases": {"greeter": {"namespace": "web", "file": "salt://charts/greeter"}}},
+        "services": {
+            "ingress": {"enabled": True, "load_balancer": "metallb",
+                        "addresses": ["192.168.1.240-192.168.1.249"]},
+            "certificates": {"enabled": True},
+        },
+    },
     "nobody but the rack": {
         "firewall": {"enabled": True, "ports": [{"port": 80}], "node_ports": ["192.168.0.0/16"]},
     },

@@ -47,11 +47,21 @@ def all_commands(first: str) -> list[tuple[str, str]]:
 def functions(folder: str) -> dict[str, ast.FunctionDef]:
     """The public functions of a folder's modules, as Salt calls them: ``module.function``."""
     return {
-        f"{path.stem}.{node.name}": node
+        called(path, node): node
         for path in sorted((REPO / folder).glob("[a-z]*.py"))
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        for node in public(path)
     }
+
+
+def public(path: Path) -> Iterator[ast.FunctionDef]:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+
+
+def called(path: Path, function: ast.FunctionDef) -> str:
+    """The function's name for Salt: what hides a word of Python's has a ``_`` too much."""
+    return f"{path.stem}.{function.name.rstrip('_')}"
 
 
 def misfit(function: ast.FunctionDef, words: list[str]) -> str:
@@ -72,6 +82,8 @@ def misfit(function: ast.FunctionDef, words: list[str]) -> str:
 
 def check_call(folder: str, call: str) -> None:
     name, *words = shlex.split(call)
+    if name == "state.orchestrate":  # Salt's own
+        return
     assert name in functions(folder), f"{folder} has no {name}"
     problem = misfit(functions(folder)[name], words)
     assert not problem, f"{name} {problem}"
@@ -117,12 +129,6 @@ def test_every_link_of_the_docs_leads_somewhere(page: Path) -> None:
     assert not lost
 
 
-def public(path: Path) -> Iterator[ast.FunctionDef]:
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            yield node
-
-
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(REPO)))
 def test_every_public_function_says_how_it_is_called(path: Path) -> None:
     """``CLI Example`` in its docstring, and in it a call that would start."""
@@ -130,7 +136,7 @@ def test_every_public_function_says_how_it_is_called(path: Path) -> None:
         said = ast.get_docstring(function) or ""
         assert "CLI Example" in said, f"{function.name}: no CLI Example"
         example = said.partition("CLI Example")[2]
-        name = f"{path.stem}.{function.name}"
+        name = called(path, function)
         calls = [line.strip() for line in example.splitlines() if name in line]
         assert calls, f"{function.name}: its CLI Example does not call it"
         for call in calls:

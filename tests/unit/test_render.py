@@ -137,20 +137,10 @@ def test_docker_is_not_removed_where_the_pillar_wants_it(loaders: Any) -> None:
     assert values(low, "docker-packages-removed")["fun"] == "removed"
 
 
-def test_kubernetes_is_not_removed_from_a_member(
-    loaders: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    modules = loaders(["worker"], {}).modules
-    assert modules.state.show_low_sls("kubernetes.absent")[0]["fun"] == "removed"
-    monkeypatch.setitem(modules._dict, "node.is_member", lambda: True)
-    first = modules.state.show_low_sls("kubernetes.absent")[0]
-    assert (first["__id__"], first["failhard"]) == ("kubernetes-in-use", True)
-
-
 def test_roles_hold_what_they_should(highstate: Any) -> None:
     ids = {"-".join(roles): {chunk["__id__"] for chunk in highstate(roles)} for roles in ROLES}
-    assert {"base-swap", "containerd-running", "kubeadm-joined", "cni-routed"} <= ids["worker"]
-    assert {"base-swap", "kubeadm-initialized", "cni-routed"} <= ids["control_plane"]
+    assert {"base-swap", "containerd-running", "kubeadm-joined", "cni-chosen"} <= ids["worker"]
+    assert {"base-swap", "kubeadm-initialized", "cni-flannel-applied"} <= ids["control_plane"]
     storage = ids["storage-master"]
     assert {"base-hosts", "mirror-nginx-running", "kubeconfig-admin"} <= storage
     assert not {"base-swap", "containerd-running", "kubernetes-packages"} & storage

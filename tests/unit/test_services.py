@@ -52,6 +52,14 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "registry": {"enabled": True, "lan": {"enabled": True, "password": False}},
         },
     },
+    "ingress": {
+        "on the nodes": {"ingress": {"enabled": True}},
+        "on one node": {"ingress": {"enabled": True, "nodes": ["pi-01"]}},
+        "an address of its own": {
+            "ingress": {"enabled": True, "load_balancer": "metallb",
+                        "addresses": ["192.168.1.240-192.168.1.249"]}
+        },
+    },
 }  # fmt: skip
 _FIGURES = {"enabled": True, "volumes": {"influxdb": {"size": "20G"}}}
 CASES["metrics"] = {
@@ -70,6 +78,8 @@ CASES["dashboard"] = {
     "by port-forward": {"dashboard": {"enabled": True}},
     "at a port": {"dashboard": {"enabled": True, "node_port": 30400}},
 }
+# Kinds that MetalLB brings: what is said in them is its own chart's to judge.
+METALLB = {"ipaddresspools": "IPAddressPool", "l2advertisements": "L2Advertisement"}
 ALL = [(service, name) for service, cases in CASES.items() for name in cases]
 # Each is rendered on a share by NFS, and on one that comes by other means.
 SHARES = {"nfs": {}, "by other means": {"nfs": {"manage_mounts": False}}}
@@ -159,8 +169,13 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kube_api.Api]:
     if kube_api.missing():
         pytest.skip(kube_api.missing())
     with kube_api.running(tmp_path_factory.mktemp("api"), ("namespace", "serviceaccount")) as made:
-        for service in CASES:
+        for service in (*CASES, "metallb-system"):
             made.kubectl("create", "namespace", service)
+        for plural, kind in METALLB.items():
+            made.kubectl(
+                "apply", "-f", "-", stdin=json.dumps(kube_api.any_kind("metallb.io", plural, kind))
+            )
+        made.kubectl("wait", "--for=condition=established", "crd", "--all", "--timeout=60s")
         yield made
 
 
@@ -341,3 +356,26 @@ def test_the_dashboard_itself_may_do_nothing_and_no_account_has_a_token_that_sta
     }
     assert "headlamp" not in subjects
     assert "Secret" not in {each["kind"] for each in found}
+
+
+def test_the_ingress_is_on_the_nodes_own_ports_or_on_an_address(
+    objects: Callable[..., Objects],
+) -> None:
+    made = named(objects("ingress", "on the nodes"), "DaemonSet", "traefik")["spec"]["template"][
+        "spec"
+    ]
+    ports = {each["name"]: each.get("hostPort") for each in made["containers"][0]["ports"]}
+    assert ports == {"web": 80, "websecure": 443, "ping": None}
+    assert "affinity" not in made or "NotIn" in str(made["affinity"])
+    assert "'values': ['pi-01']" in str(
+        named(objects("ingress", "on one node"), "DaemonSet", "traefik")
+    )
+    balanced = objects("ingress", "an address of its own")
+    assert named(balanced, "IPAddressPool", "rack")["spec"] == {
+        "addresses": ["192.168.1.240-192.168.1.249"]
+    }
+    assert named(balanced, "Service", "traefik")["spec"]["type"] == "LoadBalancer"
+    assert "hostPort" not in str(named(balanced, "Deployment", "traefik"))
+    for found in (balanced, objects("ingress", "on the nodes")):
+        (name,) = (each["metadata"] for each in found if each["kind"] == "IngressClass")
+        assert name["annotations"] == {"ingressclass.kubernetes.io/is-default-class": "true"}

@@ -227,3 +227,23 @@ def running(folder: Path, controllers: tuple[str, ...] = ()) -> Iterator[Api]:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
             process.kill()
+
+
+def any_kind(group: str, plural: str, kind: str, scope: str = "Namespaced") -> dict[str, object]:
+    """A definition of a kind in which anything may stand: for what an operator would bring."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group,
+            "names": {"kind": kind, "plural": plural},
+            "scope": scope,
+            "versions": [
+                {"name": version, "served": True, "storage": version == "v1",
+                 "schema": {"openAPIV3Schema": schema}}
+                for version in ("v1", "v1beta1")
+            ],
+        },
+    }  # fmt: skip

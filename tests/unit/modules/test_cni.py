@@ -16,6 +16,8 @@ from saltberry_ext.states import cni as state
 from saltberry_ext.states import manifests as manifests_state
 from saltberry_ext.utils import kube_programs
 
+from tests.unit import kube_schema
+
 from . import kube_api
 
 REPO = Path(__file__).resolve().parents[3]
@@ -194,6 +196,13 @@ def applied(test: bool = False) -> dict[str, Any]:
     manifests.__context__.clear()
     manifests_state.__opts__["test"] = test
     return manifests_state.applied("flannel", SOURCE, values=cni.flannel_values(), timeout=0)
+
+
+@needs_api
+@pytest.mark.parametrize("version", [*kube_schema.MINORS, kube_schema.NEWEST])
+def test_every_version_of_kubernetes_knows_every_field(control_plane: Pi, version: str) -> None:
+    found = manifests.read(SOURCE, "flannel", **cni.flannel_values())
+    assert [said for each in found for said in kube_schema.problems(each, version)] == []
 
 
 @needs_api

@@ -50,24 +50,9 @@ COREFILE = """\
     loadbalance
 }
 """
-CRDS = [
-    {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": "clusterissuers.cert-manager.io"},
-        "spec": {
-            "group": "cert-manager.io",
-            "names": {"kind": "ClusterIssuer", "plural": "clusterissuers"},
-            "scope": "Cluster",
-            "versions": [{
-                "name": "v1", "served": True, "storage": True,
-                "schema": {"openAPIV3Schema": {
-                    "type": "object", "x-kubernetes-preserve-unknown-fields": True,
-                }},
-            }],
-        },
-    }
-]  # fmt: skip
+ISSUER = json.dumps(
+    kube_api.any_kind("cert-manager.io", "clusterissuers", "ClusterIssuer", "Cluster")
+)
 
 
 def pillar() -> dict[str, Any]:
@@ -251,7 +236,7 @@ def test_the_authority_is_made_once_and_its_key_is_told_to_nobody(
     assert set(said[0]["changes"]) == {
         "Secret rack-ca", "ConfigMap rack-ca", "ClusterIssuer rack-ca"
     }  # fmt: skip
-    control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(CRDS[0]))
+    control_plane.kubectl("apply", "-f", "-", stdin=ISSUER)
     control_plane.kubectl("wait", "--for=condition=established", "crd", "--all", "--timeout=60s")
     said.append(authority())
     assert (said[1]["result"], said[1]["changes"]) == (True, said[0]["changes"]), said[1]
@@ -274,7 +259,7 @@ def test_the_authority_is_made_once_and_its_key_is_told_to_nobody(
 def test_an_authority_that_is_not_the_pillars_is_kept_and_the_way_out_named(
     control_plane: kube_api.Api, told: dict[str, Any]
 ) -> None:
-    control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(CRDS[0]))
+    control_plane.kubectl("apply", "-f", "-", stdin=ISSUER)
     authority()
     made = secret(control_plane)
     told["services"]["certificates"]["domains"] = ["home.example"]

@@ -152,14 +152,19 @@ def test_a_version_that_there_is_not_is_named(outside: Server, tmp_path: Path) -
 
 
 @needs_lab
-def test_where_the_base_system_is_not_to_be_had_this_systems_counts(
+def test_where_the_base_system_is_not_to_be_had_all_else_comes(
     outside: Server, tmp_path: Path
 ) -> None:
-    """ethtool needs the C library, which the lab's Debian leaves out."""
+    """conntrack needs the C library, which the lab's Debian leaves out."""
     made = apt(tmp_path / "work", outside.url)
-    assert synced(made, tmp_path / "mirror", ["ethtool"], KUBERNETES) >= 3
-    assert made.on_top == ["ethtool"]
-    assert list((tmp_path / "mirror").rglob("ethtool_*.deb"))
+    assert synced(made, tmp_path / "mirror", ["conntrack"], KUBERNETES) >= 3
+    assert list(made.partial) == ["conntrack"]
+    found = {path.name.partition("_")[0] for path in (tmp_path / "mirror").rglob("*.deb")}
+    assert {"conntrack", "libnetfilter-conntrack3", "kubectl"} <= found
+    outside.asked.clear()
+    again = apt(tmp_path / "work", outside.url)
+    assert synced(again, tmp_path / "mirror", ["conntrack"], KUBERNETES) == 0
+    assert [path for path in outside.asked if path.endswith(".deb")] == []
 
 
 @needs_lab
