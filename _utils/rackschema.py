@@ -399,7 +399,7 @@ SCHEMA: dict[str, Any] = {
                 "yes-no",
                 False,
                 "whether nodes that run pods have it",
-                used="salt/roles/worker/init.sls salt/roles/control_plane/init.sls",
+                used="salt/roles/worker/init.sls salt/roles/control_plane/init.sls salt/docker/absent.sls",
             ),
             "log_max_size": Key(
                 "log-size", "10m", "a container's log file is rotated at this size (k, m or g)"
