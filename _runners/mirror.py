@@ -50,6 +50,7 @@ PACKAGES: tuple[tuple[str, ...], ...] = (
     ("conntrack", "ebtables", "ethtool", "ipset", "iproute2", "iptables", "socat"),
     ("docker.io", "docker-cli", "apparmor"),
     ("nftables",),
+    ("prometheus-node-exporter",),
     ("e2fsprogs", "nfs-common", "rsync"),
     ("e2fsprogs", "nfs-kernel-server", "rsync"),
     ("docker-registry", "nginx-light", "skopeo"),
