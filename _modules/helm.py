@@ -18,6 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -48,6 +49,8 @@ MANAGER = "helm"
 _SECRETS = "helm.secrets"  # in __context__
 _MARK = ".complete"
 _FETCH_SECONDS = 60
+# The master keeps its list of files for 20 seconds
+_LIST_TRIES, _LIST_SECONDS = 6, 5
 _FETCH_LIMIT = 1800
 _MOST_WORDS = 1500
 _NOT_YET = re.compile(r"no matches for kind|namespaces? .* not found|ensure CRDs are installed")
@@ -193,7 +196,7 @@ def _chart_file(name: str, where: str) -> Path:
 def _cached_folder(where: str) -> str | None:
     """Fetch a folder of the file server; what has gone from there goes here, too."""
     inside = where.strip("/")
-    there = {f"{name}" for name in __salt__["cp.list_master"](prefix=inside)}
+    there = _listed(inside)
     files = [Path(path) for path in __salt__["cp.cache_dir"](f"salt://{inside}")]
     if not files or f"{inside}/Chart.yaml" not in there:
         return None
@@ -202,6 +205,18 @@ def _cached_folder(where: str) -> str | None:
         if f"{inside}/{path.relative_to(root)}" not in there:
             path.unlink()
     return str(root)
+
+
+def _listed(inside: str) -> set[str]:
+    """The names of the master's files there, which it gives as they were some seconds ago."""
+    for _ in range(_LIST_TRIES):
+        names = {str(name) for name in __salt__["cp.list_master"](prefix=inside)}
+        if f"{inside}/Chart.yaml" in names:
+            return names
+        if not __salt__["cp.hash_file"](f"salt://{inside}/Chart.yaml"):
+            break
+        time.sleep(_LIST_SECONDS)
+    return set()
 
 
 # --- what is ------------------------------------------------------------------------------------------

@@ -510,8 +510,30 @@ def _not_available(service: str) -> dict[str, dict[str, Any]]:
     return {
         _key(each): each
         for each in found(service)
-        if each["kind"] in _ROLLED_OUT and not _available(each)
+        if each["kind"] in _ROLLED_OUT and not (_available(each) or _lacks_nodes_only(each))
     }
+
+
+def _lacks_nodes_only(each: Mapping[str, Any]) -> bool:
+    """Whether a DaemonSet is up wherever a node is: a Pi that is off is no fault of a service."""
+    if each["kind"] != "DaemonSet":
+        return False
+    off = {node["metadata"]["name"] for node in _items("get", "nodes") if not _is_ready(node)}
+    pods = _pods(each) if off else []
+    late = [pod for pod in pods if not _is_ready(pod)]
+    wanted = each.get("status", {}).get("desiredNumberScheduled", 0)
+    return (
+        bool(late)
+        and len(pods) >= wanted
+        and all(pod["spec"].get("nodeName") in off for pod in late)
+    )
+
+
+def _is_ready(node_or_pod: Mapping[str, Any]) -> bool:
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in node_or_pod.get("status", {}).get("conditions", [])
+    )
 
 
 def has_room() -> bool:
@@ -530,11 +552,7 @@ def _takes_pods(node: Mapping[str, Any]) -> bool:
     refused = any(
         taint["effect"] in ("NoSchedule", "NoExecute") for taint in node["spec"].get("taints", [])
     )
-    ready = any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in node.get("status", {}).get("conditions", [])
-    )
-    return ready and not refused and not node["spec"].get("unschedulable")
+    return _is_ready(node) and not refused and not node["spec"].get("unschedulable")
 
 
 def compare(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[str, str]:
@@ -648,15 +666,22 @@ def _available(each: Mapping[str, Any]) -> bool:
         wanted = each["spec"].get("replicas", 1)
         up = "availableReplicas" if each["kind"] == "Deployment" else "readyReplicas"
         have = (status.get(up, 0), status.get("updatedReplicas", 0))
+        # An old pod that is up does not count for a new one that does not come
+        if each["kind"] == "Deployment" and status.get("replicas", 0) > have[1]:
+            return False
     return min(have) >= wanted
+
+
+def _pods(each: Mapping[str, Any]) -> list[dict[str, Any]]:
+    labels = each["spec"]["selector"].get("matchLabels", {})
+    selector = ",".join(f"{key}={value}" for key, value in labels.items())
+    space = each["metadata"]["namespace"]
+    return _items("get", "pods", f"--namespace={space}", f"--selector={selector}")
 
 
 def _why(each: Mapping[str, Any]) -> str:
     """What the pods of a workload say."""
-    labels = each["spec"]["selector"].get("matchLabels", {})
-    selector = ",".join(f"{key}={value}" for key, value in labels.items())
-    space = each["metadata"]["namespace"]
-    pods = _items("get", "pods", f"--namespace={space}", f"--selector={selector}")
+    pods = _pods(each)
     reasons = pod_reasons(pods)
     if reasons:
         return "; ".join(reasons)

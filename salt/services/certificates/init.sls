@@ -5,5 +5,7 @@ include:
 services-certificates:
   rack_ca.present:
     - name: rack-ca
+    {%- if pillar.get('cluster', {}).get('nodes') and 'cert-manager' in salt['helm.wanted']() %}
     - require:
       - helm: helm-release-cert-manager
+    {%- endif %}

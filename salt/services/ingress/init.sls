@@ -1,6 +1,6 @@
 # Traefik. With a load balancer MetalLB comes first, by its own chart (see helm).
-{%- set values = salt['ingress.values']() %}
-{%- if values['addresses'] %}
+{%- set balanced = pillar.get('cluster', {}).get('nodes') and 'metallb' in salt['helm.wanted']() %}
+{%- if balanced %}
 include:
   - helm
 {%- endif %}
@@ -9,8 +9,8 @@ services-ingress:
   manifests.applied:
     - name: ingress
     - source: salt://services/ingress/manifests.yaml
-    - values: {{ values | json }}
-    {%- if values['addresses'] %}
+    - values: {{ salt['ingress.values']() | json }}
+    {%- if balanced %}
     - require:
       - helm: helm-release-metallb
     {%- endif %}

@@ -603,7 +603,19 @@ def test_a_chart_of_the_masters_files_without_what_has_gone_from_there(
         root = rack.folder / "there"
         return [str(path.relative_to(root)) for path in there.rglob("*") if path.is_file()]
 
-    functions = {**helm.__salt__, "cp.cache_dir": cache_dir, "cp.list_master": list_master}
+    lists: list[list[str]] = [[]]  # the master's list is some seconds old
+
+    def hash_file(path: str) -> dict[str, str]:
+        file = rack.folder / "there" / path.removeprefix("salt://")
+        return {"hsum": "0"} if file.is_file() else {}
+
+    functions = {
+        **helm.__salt__,
+        "cp.cache_dir": cache_dir,
+        "cp.list_master": lambda prefix: lists.pop() if lists else list_master(prefix),
+        "cp.hash_file": hash_file,
+    }
+    monkeypatch.setattr(helm, "_LIST_SECONDS", 0)
     monkeypatch.setattr(helm, "__salt__", functions)
     rack.want("served", file="salt://charts/greeter")
     assert "ConfigMap more" in rack.released("served")["changes"]
@@ -611,6 +623,8 @@ def test_a_chart_of_the_masters_files_without_what_has_gone_from_there(
     assert rack.released("served", test=True)["changes"]["ConfigMap more"] == "gone"
     assert rack.released("served")["result"] is True
     assert "configmap/more" not in rack.objects("served")
+    rack.want("served", file="salt://charts/nowhere")
+    assert "is not below salt/" in rack.released("served", test=True)["comment"]
 
 
 @pytest.mark.parametrize(

@@ -368,3 +368,73 @@ def test_without_a_cluster_test_mode_says_what_will_be(
     assert state.absent(files.service)["result"] is True
     with pytest.raises(CommandExecutionError, match="no control plane"):
         manifests.found(files.service)
+
+
+def test_a_node_that_is_off_is_no_fault_of_a_service(cluster: kube_api.Api, files: Files) -> None:
+    files.text = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: WEB}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: everywhere, namespace: WEB}
+spec:
+  selector: {matchLabels: {app: everywhere}}
+  template:
+    metadata: {labels: {app: everywhere}}
+    spec: {containers: [{name: one, image: "localhost:5000/web:1"}]}
+"""
+    applied(files)
+
+    def set_status(path: str, status: dict[str, Any]) -> None:
+        thing = json.loads(cluster.kubectl("get", "--raw", path))
+        thing["status"] = status
+        cluster.kubectl("replace", "--raw", f"{path}/status", "-f", "-", stdin=json.dumps(thing))
+
+    def ready(yes: bool) -> dict[str, Any]:
+        return {"conditions": [{"type": "Ready", "status": str(yes)}]}
+
+    space = f"/namespaces/{files.service}"
+    # What the controller and the kubelets would say of two nodes
+    counts = {"desiredNumberScheduled": 2, "numberAvailable": 1, "updatedNumberScheduled": 2,
+              "currentNumberScheduled": 2, "numberMisscheduled": 0, "numberReady": 1,
+              "observedGeneration": 1}  # fmt: skip
+    set_status(f"/apis/apps/v1{space}/daemonsets/everywhere", counts)
+    names = ("pi-on", "pi-off")
+    for name in names:
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+        cluster.kubectl("create", "-f", "-", stdin=json.dumps(node))
+        pod = {"apiVersion": "v1", "kind": "Pod",
+               "metadata": {"name": name, "namespace": files.service, "labels": {"app": "everywhere"}},
+               "spec": {"nodeName": name, "automountServiceAccountToken": False,
+                        "containers": [{"name": "one", "image": "localhost:5000/web:1"}]}}  # fmt: skip
+        cluster.kubectl("create", "-f", "-", stdin=json.dumps(pod))
+    try:
+        set_status(f"/api/v1{space}/pods/pi-on", ready(True))
+        set_status("/api/v1/nodes/pi-on", ready(True))
+        set_status("/api/v1/nodes/pi-off", ready(True))
+        assert set(manifests.wait(files.service, timeout=0)) == files.keys("DaemonSet everywhere")
+        set_status("/api/v1/nodes/pi-off", ready(False))
+        assert manifests.wait(files.service, timeout=0) == {}
+        set_status(f"/api/v1{space}/pods/pi-on", ready(False))
+        assert manifests.wait(files.service, timeout=0) != {}
+    finally:
+        for name in names:
+            cluster.kubectl("delete", "node", name)
+
+
+@pytest.mark.parametrize(
+    ("status", "up"),
+    [
+        ({"replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}, True),
+        ({"replicas": 1, "updatedReplicas": 0, "availableReplicas": 1}, False),
+        ({"replicas": 2, "updatedReplicas": 1, "availableReplicas": 1}, False),
+        ({"replicas": 1, "updatedReplicas": 1, "availableReplicas": 0}, False),
+    ],
+    ids=["new one up", "none new yet", "old one up, new one not", "not up"],
+)
+def test_an_old_pod_is_not_taken_for_the_new_one(status: dict[str, int], up: bool) -> None:
+    each = {"kind": "Deployment", "metadata": {"generation": 2}, "spec": {"replicas": 1},
+            "status": {"observedGeneration": 2, **status}}  # fmt: skip
+    assert manifests._available(each) is up
