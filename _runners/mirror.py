@@ -53,6 +53,7 @@ PACKAGES: tuple[tuple[str, ...], ...] = (
     ("e2fsprogs", "nfs-common", "rsync"),
     ("e2fsprogs", "nfs-kernel-server", "rsync"),
     ("docker-registry", "nginx-light", "skopeo"),
+    ("prometheus-node-exporter",),
     ("sudo", "tzdata", "systemd-timesyncd", "unattended-upgrades", "openssl"),
 )
 # Without this much room it is not begun; what is known to come is asked for besides.

@@ -322,7 +322,8 @@ def test_only_one_is_at_work(runner: dict[str, Any], tmp_path: Path) -> None:
 
 def test_the_list_has_what_the_states_install() -> None:
     """Whatever a state names as a package; those of the pillar and of Kubernetes come by themselves."""
-    known = {name for group in mirror.PACKAGES for name in group} | {"cri-tools", "kubernetes-cni"}
+    rack = merged(DEFAULTS, rack_of(["worker"], {}))
+    known = {name.partition("=")[0] for group in mirror._groups(rack) for name in group}
     named: set[str] = set()
     for sls in SALT.rglob("*.sls"):
         for line in sls.read_text().splitlines():
