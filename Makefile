@@ -48,7 +48,7 @@ lint: dev ## ruff, mypy, yamllint, salt-lint, shellcheck
 	@for folder in _modules _states _utils _pillar _cache _output; do .venv/bin/mypy $$folder || exit 1; done
 	.venv/bin/yamllint --strict .
 	.venv/bin/salt-lint $$(git ls-files 'salt/*.sls' 'pillar/*.sls' 'reactor/*.sls')
-	.venv/bin/shellcheck rack tools/venv install/*.sh lab/kubernetes/build.sh .ci/run \
+	.venv/bin/shellcheck rack tools/venv install/*.sh lab/kubernetes/build.sh lab/services/*.sh .ci/run \
 		salt/services/metrics/files/accounts.sh salt/services/metrics/files/saltberry-throttled
 
 bench: dev ## join, burst, migration, no-op runs, footprint, card writes against their peers (needs root)

@@ -418,7 +418,9 @@ def _write_metrics(book: Any, pillar: Mapping[str, Any]) -> None:
     }
     folder = Path(settings["prometheus"])
     try:
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            folder.chmod(0o755)  # whatever the umask: the exporter is another user
         _logbook.replace(folder / METRICS, _findings.metrics(latest["nodes"], marks), 0o644)
     except OSError as exc:
         log.warning("the metrics of drift checks could not be written: %s", exc)

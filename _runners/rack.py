@@ -1398,7 +1398,7 @@ def authority() -> Any:
     return {"ok": True, "certificate": text}
 
 
-def dashboard_token(view: bool = False, ttl: int = 3600) -> dict[str, Any]:
+def dashboard_token(view: bool = False, ttl: int = 3600) -> dict[str, Any] | str:
     """Print a token to log in to the dashboard with, which ends by itself.
 
     It is printed and not returned: what a runner returns goes to everybody on the event bus and stays in
@@ -1410,7 +1410,7 @@ def dashboard_token(view: bool = False, ttl: int = 3600) -> dict[str, Any]:
     ttl
         Seconds for which it is good, 600 to 86400.
 
-    Returns ``{"ok": False, "reason": ..., "retcode": 1}`` when there is none, and otherwise nothing.
+    Returns ``{"ok": False, "reason": ..., "retcode": 1}`` when there is none, otherwise an empty text.
 
     CLI Example:
 
@@ -1426,8 +1426,7 @@ def dashboard_token(view: bool = False, ttl: int = 3600) -> dict[str, Any]:
         __context__["retcode"] = 1
         return {"ok": False, "reason": str(exc), "retcode": 1}
     print(token, flush=True)
-    # Not a word more on standard output: it may be a pipe
-    return {"outputter": "quiet", "data": True}
+    return ""  # of which Salt prints nothing: standard output may be a pipe
 
 
 def _dashboard_token(account: str, ttl: Any) -> str:

@@ -169,6 +169,8 @@ class Loopback:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             process.wait()
+            # Its children hold the ports until they are gone, too.
+            self.until(lambda: not family(process.pid), 30, f"the end of {name}")
 
     def program(self, name: str) -> str:
         """Return the path of one of Salt's programs."""

@@ -31,6 +31,15 @@ metrics-exporter-package:
     - require:
       - file: metrics-exporter-config
 
+# Drift may have made it before there was anybody to read it.
+metrics-exporter-folder:
+  file.directory:
+    - name: {{ salt['metrics.text_folder']() }}
+    - makedirs: True
+    - mode: '0755'
+    - require:
+      - debs: metrics-exporter-package
+
 metrics-exporter-unit-read:
   module.run:
     - service.systemctl_reload: []
@@ -42,7 +51,7 @@ metrics-exporter-running:
     - name: prometheus-node-exporter
     - enable: True
     - require:
-      - debs: metrics-exporter-package
+      - file: metrics-exporter-folder
       - module: metrics-exporter-unit-read
     - watch:
       - file: metrics-exporter-config

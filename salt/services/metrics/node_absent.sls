@@ -1,7 +1,16 @@
-# Nothing is measured. The package stays: another Prometheus may read from it, and it is the user's again.
+# Nothing is measured. The package stays: it may be the user's, and so may the exporter that runs, when there
+# is nothing of ours in its way of starting.
+{%- set ours = '/etc/systemd/system/prometheus-node-exporter.service.d/saltberry.conf' %}
 metrics-exporter-dead:
   units.dead:
     - name: prometheus-node-exporter.service
+    - ours: {{ ours }}
+
+metrics-exporter-patience-absent:
+  file.absent:
+    - name: {{ ours }}
+    - require:
+      - units: metrics-exporter-dead
 
 metrics-throttled-dead:
   units.dead:

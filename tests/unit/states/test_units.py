@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,3 +88,12 @@ def test_a_unit_that_does_not_stop_is_named(systemd: Systemd) -> None:
     ret = state.dead("some.timer")
     assert (ret["result"], ret["changes"]) == (False, {})
     assert ret["comment"] == "some.timer could not be stopped"
+
+
+def test_a_unit_of_somebody_else_is_left_alone(systemd: Systemd, tmp_path: Path) -> None:
+    mark = tmp_path / "saltberry.conf"
+    ret = state.dead("exporter", ours=str(mark))
+    assert (ret["result"], ret["changes"], systemd.asked) == (True, {}, [])
+    mark.touch()
+    assert state.dead("exporter", ours=str(mark))["changes"]
+    assert systemd.asked == ["stop", "disable"]
