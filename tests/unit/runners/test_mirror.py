@@ -255,6 +255,10 @@ def test_the_list_needs_no_internet_and_says_what_is_not_known_yet(
     assert "docker.io/library/registry:2.8.3" in told["missing"]
     assert "registry.k8s.io/kube-proxy:v1.35.1" in told["images"]
     assert not any("nfsplugin" in image for image in told["images"]), "dynamic volumes are off"
+    flannel = {image for image in told["images"] if "flannel" in image}
+    assert len(flannel) == 2, "the pods' network, and its plugin"
+    runner["kubernetes"]["cni"] = "routed"
+    assert not flannel & set(mirror.list_(folder=str(tmp_path / "mirror"))["images"])
     assert not (tmp_path / "mirror").exists()
 
 
