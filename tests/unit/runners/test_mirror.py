@@ -249,6 +249,10 @@ def test_the_list_needs_no_internet_and_says_what_is_not_known_yet(
     assert "registry.k8s.io/kube-apiserver:v1.34.2" in told["images"]
     assert "etcd, coredns and pause" in told["note"]
     assert not any("registry:2" in image for image in told["images"]), "the registry is off"
+    for cni, wanted in (("routed", False), ("flannel", True)):
+        runner["kubernetes"]["cni"] = cni
+        images = mirror.list_(folder=str(tmp_path / "mirror"))["images"]
+        assert any("flannel" in image for image in images) is wanted
     runner["services"]["registry"]["enabled"] = runner["services"]["storage"]["enabled"] = True
     runner["services"]["storage"]["volumes"] = {"registry": {"size": "1G"}}
     told = mirror.list_(version="1.35.1", folder=str(tmp_path / "mirror"))
