@@ -1450,7 +1450,7 @@ def _dashboard_token(account: str, ttl: Any) -> str:
     )
     if done.returncode == 0:
         return str(json.loads(done.stdout)["status"]["token"])
-    if "NotFound" in done.stderr or "not found" in done.stderr:
+    if any(said in done.stderr for said in ("NotFound", "not found", "being terminated")):
         raise _Failed(
             f"the cluster has no account {account}: is services.dashboard on? `salt '*' state.apply` makes it"
         )

@@ -15,3 +15,12 @@ metrics-exporter-patience-absent:
 metrics-throttled-dead:
   units.dead:
     - name: saltberry-throttled.timer
+{% for path in [
+      '/etc/systemd/system/saltberry-throttled.timer', '/etc/systemd/system/saltberry-throttled.service',
+      '/usr/local/sbin/saltberry-throttled', salt['metrics.text_folder']() ~ '/saltberry-throttled.prom'] %}
+metrics-{{ path }}-absent:
+  file.absent:
+    - name: {{ path }}
+    - require:
+      - units: metrics-throttled-dead
+{% endfor %}
