@@ -14,7 +14,7 @@ rack: ## a rack on this machine: nfs1, cp1, pi-01; then plug in pi-02 and watch 
 test: lint build ## install what is needed, then lint and run the tests (vm is apart)
 	@# Masters and minions wait more than they work: the single modules are tested meanwhile.
 	@$(MAKE) --jobs=3 --output-sync=target unit integration
-	@$(MAKE) lab
+	@$(MAKE) --jobs=2 --output-sync=target lab
 
 build: ## what racks are made of: root file systems, Kubernetes, packages, images (cached)
 	@./rack build
@@ -34,8 +34,18 @@ integration-reconcile: dev
 integration-others: dev
 	$(PYTEST) tests/integration --ignore=$(RECONCILE)
 
-lab: dev ## a rack of its own: real kubeadm, power cuts, killed masters (needs root)
-	$(PYTEST) tests/lab
+lab: lab-nodes lab-services ## racks of their own: real kubeadm, power cuts, killed masters (needs root)
+
+# In two racks; what runs in one takes about as long as what runs in the other.
+IN_CLUSTER = $(addprefix tests/lab/,test_container_storage.py test_firewall.py test_mirror_sync.py) \
+	$(wildcard tests/lab/test_services_*.py)
+
+.PHONY: lab-nodes lab-services
+lab-nodes: dev
+	SALTBERRY_TEST_RACK=test $(PYTEST) tests/lab $(addprefix --ignore=,$(IN_CLUSTER))
+
+lab-services: dev
+	SALTBERRY_TEST_RACK=test-2 $(PYTEST) $(IN_CLUSTER)
 
 vm: dev ## virtual machines with kernels of their own: the real NFS share (needs root)
 	$(PYTEST) tests/vm

@@ -54,6 +54,7 @@ PACKAGES: tuple[tuple[str, ...], ...] = (
     ("e2fsprogs", "nfs-common", "rsync"),
     ("e2fsprogs", "nfs-kernel-server", "rsync"),
     ("docker-registry", "nginx-light", "skopeo"),
+    ("prometheus-node-exporter",),
     ("sudo", "tzdata", "systemd-timesyncd", "unattended-upgrades", "openssl"),
 )
 # Without this much room it is not begun; what is known to come is asked for besides.
@@ -312,8 +313,12 @@ def _kubeadm(pillar: Mapping[str, Any], target: Path) -> Path | None:
 
 
 def _chosen(pillar: Mapping[str, Any]) -> list[str]:
-    """The images among the settings, but for those of what is not enabled."""
+    """The images among the settings, but for those of what is not enabled, or of another pod network."""
     keys = [each["key"] for each in __utils__["rackspec.settings"]() if each["kind"] == "image"]
+    if pillar["kubernetes"]["cni"] != "flannel":
+        keys = [key for key in keys if not key.startswith("kubernetes.flannel.")]
+    if _value(pillar, ["kubernetes", "cni"]) != "flannel":
+        keys = [key for key in keys if not key.startswith("kubernetes.flannel.")]
     found = [_value(pillar, key.split(".")) for key in keys]
     return [image for image in found if image]
 

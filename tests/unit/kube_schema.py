@@ -11,8 +11,10 @@ from typing import Any
 import kubernetes_validate
 from saltberry_ext.utils import rackvalues
 
-# Of those that Saltberry supports, what has schemas; and the newest that there is a schema of
-MINORS = tuple(minor for minor in rackvalues.KUBERNETES_MINORS if minor != "1.20")
+# The oldest and the newest that Saltberry supports and that there is a schema of (fields come and go with
+# notice: what both know, those between do), and the newest of all
+_SUPPORTED = [minor for minor in rackvalues.KUBERNETES_MINORS if minor != "1.20"]
+MINORS = (_SUPPORTED[0], _SUPPORTED[-1])
 NEWEST = ".".join(kubernetes_validate.latest_version().split(".")[:2])
 
 

@@ -505,7 +505,13 @@ def test_a_storage_node_that_runs_pods_binds_its_own_folder(loaders: Any) -> Non
 @pytest.mark.skipif(not Path("/usr/bin/dpkg-query").exists(), reason="needs Debian's dpkg")
 @pytest.mark.parametrize(
     "name",
-    ["air-gapped", "images on the share", "people and their habits", "as the image has it"],
+    [
+        "air-gapped",
+        "charts and web services",
+        "images on the share",
+        "people and their habits",
+        "as the image has it",
+    ],
 )
 @pytest.mark.parametrize("roles", ROLES, ids="-".join)
 def test_a_test_run_on_a_blank_node_fails_nowhere(

@@ -249,12 +249,20 @@ def test_the_list_needs_no_internet_and_says_what_is_not_known_yet(
     assert "registry.k8s.io/kube-apiserver:v1.34.2" in told["images"]
     assert "etcd, coredns and pause" in told["note"]
     assert not any("registry:2" in image for image in told["images"]), "the registry is off"
+    for cni, wanted in (("routed", False), ("flannel", True)):
+        runner["kubernetes"]["cni"] = cni
+        images = mirror.list_(folder=str(tmp_path / "mirror"))["images"]
+        assert any("flannel" in image for image in images) is wanted
     runner["services"]["registry"]["enabled"] = runner["services"]["storage"]["enabled"] = True
     runner["services"]["storage"]["volumes"] = {"registry": {"size": "1G"}}
     told = mirror.list_(version="1.35.1", folder=str(tmp_path / "mirror"))
     assert "docker.io/library/registry:2.8.3" in told["missing"]
     assert "registry.k8s.io/kube-proxy:v1.35.1" in told["images"]
     assert not any("nfsplugin" in image for image in told["images"]), "dynamic volumes are off"
+    flannel = {image for image in told["images"] if "flannel" in image}
+    assert len(flannel) == 2, "the pods' network, and its plugin"
+    runner["kubernetes"]["cni"] = "routed"
+    assert not flannel & set(mirror.list_(folder=str(tmp_path / "mirror"))["images"])
     assert not (tmp_path / "mirror").exists()
 
 
@@ -322,7 +330,8 @@ def test_only_one_is_at_work(runner: dict[str, Any], tmp_path: Path) -> None:
 
 def test_the_list_has_what_the_states_install() -> None:
     """Whatever a state names as a package; those of the pillar and of Kubernetes come by themselves."""
-    known = {name for group in mirror.PACKAGES for name in group} | {"cri-tools", "kubernetes-cni"}
+    rack = merged(DEFAULTS, rack_of(["worker"], {}))
+    known = {name.partition("=")[0] for group in mirror._groups(rack) for name in group}
     named: set[str] = set()
     for sls in SALT.rglob("*.sls"):
         for line in sls.read_text().splitlines():
