@@ -707,7 +707,7 @@ SCHEMA: dict[str, Any] = {
                             "collector_image": Key(
                                 "image",
                                 "quay.io/prometheus/prometheus:v2.55.1",
-                                "Prometheus 2, as agent",
+                                "Prometheus 2, as agent; of 3 the flags differ",
                             ),
                         },
                     ),

@@ -182,7 +182,8 @@ services:
     influxdb:
       enabled: true  # false: only the exporters on the nodes, for a Prometheus of your own
       image: "docker.io/library/influxdb:1.8.10"  # InfluxDB 1
-      collector_image: "quay.io/prometheus/prometheus:v2.55.1"  # Prometheus 2, as agent
+      # Prometheus 2, as agent; of 3 the flags differ
+      collector_image: "quay.io/prometheus/prometheus:v2.55.1"
     # The figures as boards in a browser
     grafana:
       enabled: true  # whether there is one; needs influxdb
