@@ -303,12 +303,12 @@ def test_services_come_when_a_worker_is_there_and_once(
 ) -> None:
     rack = checkout / "pillar" / "rack.sls"
     before = rack.read_text(encoding="utf-8")
-    rack.write_text(f"{before}\nservices: {{registry: {{enabled: true}}}}\n", encoding="utf-8")
+    rack.write_text(f"{before}\nservices: {{dashboard: {{enabled: true}}}}\n", encoding="utf-8")
     try:
         run("rack.reconcile")
-        assert standin.calls("services") == ["services registry"]
+        assert standin.calls("services") == ["services dashboard"]
         order = standin.calls()
-        assert order.index("services registry") > order.index("wait_ready pi-01")
+        assert order.index("services dashboard") > order.index("wait_ready pi-01")
         run("rack.reconcile")
         assert len(standin.calls("services")) == 1
     finally:
