@@ -124,7 +124,7 @@ CLEAN = f"""
 docker rm -f log 2>/dev/null || true
 docker volume rm -f bench >/dev/null
 docker rmi -f {IMAGE} >/dev/null 2>&1 || true
-ctr -n k8s.io images rm {IMAGE}:latest >/dev/null 2>&1 || true
+ctr -n k8s.io images rm --sync {IMAGE}:latest >/dev/null 2>&1 || true
 rm -rf /var/lib/kubelet/pods/bench /var/log/pods/bench
 """
 
