@@ -412,7 +412,9 @@ def fixed(node: str, document: Mapping[str, Any]) -> str:
     applied = document.get("applied")
     if applied is None:  # it did not get so far
         return "\n".join(document["problems"])
-    lines = [f"{node}: {len(applied['changed'])} states changed something"]
+    count = len(applied["changed"])
+    states = "one state" if count == 1 else f"{count} states"
+    lines = [f"{node}: {states} changed something"]
     if applied["problem"]:
         lines.append(f"! {applied['problem']}")
     for found in applied["changed"]:
