@@ -92,6 +92,7 @@ def configure_loader_modules(pillar, opts):
                     "cri_socket",
                     "init_config",
                     "join_config",
+                    "kubelet_of",
                     "init_token_description",
                 ),
             ),

@@ -29,6 +29,7 @@ PILLAR: dict[str, Any] = {
         "version": "1.34.2",
         "package_revision": "1.1",
         "image_repository": "registry.k8s.io",
+        "cni": "routed",
         "repo": {
             "url": "https://pkgs.k8s.io/v{minor}/deb/",
             "suite": "/",
