@@ -52,8 +52,8 @@ BREAKS = [
     ),
     Break(
         "nfs-server-config",
-        "sed -i s/vers3=n/vers3=y/ /etc/nfs.conf.d/saltberry.conf && systemctl restart nfs-server",
-        "grep -q -- -3 /proc/fs/nfsd/versions",
+        "sed -i s/vers3=n/vers3=y/ /etc/nfs.conf.d/saltberry.conf",
+        "grep -q vers3=n /etc/nfs.conf.d/saltberry.conf && grep -q -- -3 /proc/fs/nfsd/versions",
     ),
 ]
 # Its restart follows from its settings.
