@@ -32,6 +32,8 @@ _CLIENT_OPTIONS = (
 _MOUNT_SECONDS = 60
 _PORT = 2049
 EXPORTS = "/etc/exports.d/saltberry.exports"
+# What the running server lets in: written by exportfs and mountd, a path and a client on each line
+_SERVED = Path("/var/lib/nfs/etab")
 _CONNECT_SECONDS = 3
 
 
@@ -261,6 +263,33 @@ def server_running() -> bool:
         salt 'nfs1' nfs.server_running
     """
     return _run(["systemctl", "is-active", "--quiet", "nfs-server.service"])["retcode"] == 0
+
+
+def not_served() -> list[str]:
+    """Return what the exports file has and the running server has not, ``path client`` each.
+
+    Somebody has taken it back by hand (``exportfs -u``); :func:`export` gives it again. Nothing is
+    missing where no server runs: it reads the file when it starts.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'nfs1' nfs.not_served
+    """
+    if not server_running():
+        return []
+    try:
+        served = _pairs(_SERVED.read_text(encoding="utf-8"))
+    except OSError:
+        served = set()
+    return sorted(_pairs(exports()) - served)
+
+
+def _pairs(text: str) -> set[str]:
+    """Return ``path client`` for each client of an exports file, or of the server's own table."""
+    lines = [line.split() for line in text.splitlines() if line[:1] == "/"]
+    return {f"{path} {client.partition('(')[0]}" for path, *clients in lines for client in clients}
 
 
 def export() -> None:

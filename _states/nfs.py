@@ -30,21 +30,28 @@ def exported(name: str) -> dict[str, Any]:
         ret.update(result=False, comment=str(exc))
         return ret
     old = __utils__["conffiles.read"](name)
-    if old == text:
+    missing = __salt__["nfs.not_served"]() if old == text else []
+    if old == text and not missing:
         ret["comment"] = "the exports are as wanted"
         return ret
-    ret["changes"] = {"diff": __utils__["conffiles.diff"](old, text)}
+    ret["changes"] = {"diff": __utils__["conffiles.diff"](old, text)} if old != text else {}
+    if missing:
+        ret["changes"] = {"served": dict.fromkeys(missing, "again")}
+    what = f"{len(missing)} exports, taken back by hand," if missing else name
     if __opts__["test"]:
-        ret.update(result=None, comment=f"{name} would be changed")
+        ret.update(
+            result=None, comment=f"{what} would be {'served again' if missing else 'changed'}"
+        )
         return ret
     try:
-        __utils__["conffiles.write"](name, text)
+        if old != text:
+            __utils__["conffiles.write"](name, text)
         if __salt__["nfs.server_running"]():
             __salt__["nfs.export"]()
     except (CommandExecutionError, OSError) as exc:
         ret.update(result=False, comment=str(exc))
         return ret
-    ret["comment"] = f"{name} was changed"
+    ret["comment"] = f"{what} {'are served again' if missing else 'was changed'}"
     return ret
 
 
