@@ -21,9 +21,9 @@ SETTINGS = {
     "users": {"anna": {"sudo": True, "ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 anna@laptop"]}},
     "system": {"journal": "memory"},
 }
-# An older kubectl, and an empty one: no mirror has two versions.
+# An older kubectl, by its number: no mirror has two versions, and states need one that works.
 DOWNGRADE = (
-    "mkdir -p /tmp/old/DEBIAN && cd /tmp && printf "
+    "mkdir -p /tmp/old/DEBIAN /tmp/old/usr/bin && cd /tmp && cp /usr/bin/kubectl old/usr/bin && printf "
     r"'Package: kubectl\nVersion: 1.19.0\nArchitecture: all\nMaintainer: eve\nDescription: old\n' "
     ">old/DEBIAN/control && dpkg-deb --build old old.deb && dpkg --install --force-all old.deb"
 )

@@ -90,9 +90,11 @@ def test_what_is_foretold_is_fetched_once(synced: Synced) -> None:
     assert foretold["ok"], foretold
     assert "kubelet=1.20.2-1.1" in foretold["packages"]
     assert "docker.io/library/registry:2.8.3" in foretold["images"]
+    assert "registry.k8s.io/kube-apiserver:v1.20.2" in foretold["images"]
+    assert any("etcd:" in image for image in foretold["images"])
+    # How much of it the one that was killed had fetched already is a matter of luck.
     assert done["ok"], done
-    assert "registry.k8s.io/kube-apiserver:v1.20.2" in done["images"]
-    assert any("etcd:" in image for image in done["images"])
+    assert set(done["images"]) <= set(foretold["images"])
     again = lab.run(*SYNC)
     # The lab's Debian is what a blank node lacks, and no more.
     assert "has to be on every node" in again.pop("note")
