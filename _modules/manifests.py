@@ -439,7 +439,10 @@ def remove(service: str, test: bool = False) -> dict[str, str]:
     """
     there = found(service)
     keep = [each for each in there if _stays(each, there)]
-    go = [each for each in there if each not in keep]
+    # What is on its way out needs nobody: a namespace takes a while.
+    go = [
+        each for each in there if each not in keep and not each["metadata"].get("deletionTimestamp")
+    ]
     if not test:
         _delete(go)
     return {_key(each): "kept" for each in keep} | {_key(each): "gone" for each in go}

@@ -868,13 +868,14 @@ def _export_share(rack: Any) -> None:
 def _bring_services(rack: Any) -> None:
     """Have the control plane bring the services that the pillar wants and the cluster has not.
 
+    Nobody waits for their pods: those come by themselves, and nodes that join wait for this to end.
     What is there may have changed since: that is found by `drift.check` and set right by a highstate.
     """
     sections = rack.pillar.get("services") or {}
     wanted = {name for name, section in sections.items() if section.get("enabled")}
     control_plane = rack.control_planes[0]
     if wanted and wanted - set(_call(control_plane, "manifests.services", {}, API_LIMIT)):
-        _apply(control_plane, "services", limit=SERVICES_LIMIT)
+        _apply(control_plane, "services", {"manifests_wait": False}, SERVICES_LIMIT)
 
 
 def _tell_collector(rack: Any) -> None:
@@ -884,7 +885,7 @@ def _tell_collector(rack: Any) -> None:
         return
     for _, current, code in _asked([control_plane], "metrics.current", limit=2 * POLL):
         if not code and not current:
-            _apply(control_plane, "services", limit=SERVICES_LIMIT)
+            _apply(control_plane, "services", {"manifests_wait": False}, SERVICES_LIMIT)
 
 
 def _revoke(control_plane: str, node: str) -> Any:

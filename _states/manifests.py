@@ -11,6 +11,7 @@ __virtualname__ = "manifests"
 
 __salt__: dict[str, Callable[..., Any]]
 __opts__: dict[str, Any]
+__pillar__: dict[str, Any]
 
 
 def applied(
@@ -26,11 +27,13 @@ def applied(
     values
         For Jinja.
     timeout
-        Seconds to wait for the pods; 0: not at all.
+        Seconds to wait for the pods; 0: not at all. With the pillar key ``manifests_wait: false``, which
+        reconcile gives, nobody waits: while it does, the routes of nodes that come have to wait as well.
 
     Test mode is the API server's dry run. Where there is no cluster yet, it says what will be.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    timeout = timeout if __pillar__.get("manifests_wait", True) else 0
     try:
         objects = __salt__["manifests.read"](source, name, **(values or {}))
         if not __salt__["manifests.is_here"]():

@@ -189,6 +189,7 @@ def control_plane(pi: Pi, api: kube_api.Api, monkeypatch: pytest.MonkeyPatch) ->
     execution = {f"manifests.{name}": getattr(manifests, name) for name in names}
     monkeypatch.setattr(manifests_state, "__salt__", execution, raising=False)
     monkeypatch.setattr(manifests_state, "__opts__", {"test": False}, raising=False)
+    monkeypatch.setattr(manifests_state, "__pillar__", {}, raising=False)
     return pi
 
 

@@ -131,6 +131,7 @@ def cluster(api: kube_api.Api, files: Files, monkeypatch: pytest.MonkeyPatch) ->
     }
     monkeypatch.setattr(state, "__salt__", execution, raising=False)
     monkeypatch.setattr(state, "__opts__", {"test": False}, raising=False)
+    monkeypatch.setattr(state, "__pillar__", {}, raising=False)
     return api
 
 
@@ -342,6 +343,8 @@ def test_pods_that_do_not_come_are_told_of(cluster: kube_api.Api, files: Files) 
         cluster.kubectl("delete", "node", "pi-01")
     assert ret["result"] is False
     assert f"Deployment {files.service}/server: " in ret["comment"]
+    state.__pillar__["manifests_wait"] = False
+    assert state.applied(files.service, SOURCE, timeout=300)["result"] is True
 
 
 def test_services_that_left_but_their_data_are_told_apart(
