@@ -53,6 +53,8 @@ def synced(lab: Lab) -> Iterator[Synced]:
         "storage": {"enabled": True, "volumes": {"registry": {"size": "1G"}}},
         "registry": {"enabled": True},
     }
+    # The services are there to be synced for; the sweep would bring them.
+    nfs1.run("systemctl", "stop", "saltberry-reconcile.timer")
     try:
         lab.master.write(PILLAR, yaml.safe_dump(rack))
         nfs1.write("/etc/hosts", f"{hosts}{lab.rack.master_ip} {OUTSIDE}\n")
@@ -70,6 +72,7 @@ def synced(lab: Lab) -> Iterator[Synced]:
         nfs1.write("/etc/hosts", hosts)
         lab.salt("nfs1", "state.apply", "mirror", "queue=True")
         nfs1.run("rm", "-rf", FOLDER)
+        nfs1.run("systemctl", "start", "saltberry-reconcile.timer")
 
 
 @contextlib.contextmanager
