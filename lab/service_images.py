@@ -143,7 +143,7 @@ def _named(part: Any) -> Iterator[str]:
     """All images among the defaults below a part of the schema."""
     if getattr(part, "kind", "") == "image" and part.default:
         yield part.default
-    for below in getattr(part, "keys", {}).values() if hasattr(part, "keys") else ():
+    for below in getattr(part, "keys", {}).values():
         yield from _named(below)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -94,6 +94,20 @@ class Lab:
             timeout=900,
         )
         return json.loads(done.stdout)
+
+    def applied(self, nodes: Iterable[str], *argv: str) -> dict[str, dict[str, Any]]:
+        """`state.apply` on these nodes: the states that changed something or failed, by node and id."""
+        names = list(nodes)
+        done = self.salt(",".join(names), "state.apply", *argv, "queue=True")
+        found: dict[str, dict[str, Any]] = {}
+        for name in names:
+            assert isinstance(done[name], dict), done[name]
+            found[name] = {
+                each["__id__"]: each
+                for each in done[name].values()
+                if each["changes"] or each["result"] is not True
+            }
+        return found
 
     def answers(self, name: str) -> bool:
         """Whether the minion is there now."""

@@ -63,16 +63,7 @@ def configure(lab: Lab, rack: dict[str, Any], **firewall: Any) -> None:
 
 def apply(lab: Lab, *argv: str) -> dict[str, dict[str, Any]]:
     """`state.apply firewall` on the guarded nodes: what is not content, by node and id."""
-    done = lab.salt(",".join(GUARDED), "state.apply", "firewall", "queue=True", *argv)
-    found: dict[str, dict[str, Any]] = {}
-    for name in GUARDED:
-        assert isinstance(done[name], dict), done[name]
-        found[name] = {
-            each["__id__"]: each
-            for each in done[name].values()
-            if each["changes"] or each["result"] is not True
-        }
-    return found
+    return lab.applied(GUARDED, "firewall", *argv)
 
 
 def tables_of_others(node: Node) -> dict[str, str]:

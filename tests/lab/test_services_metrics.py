@@ -126,16 +126,7 @@ ALL_UP = {("node", name) for name in NODES} | {("kubelet", name) for name in MEM
 
 def apply(lab: Lab, *argv: str) -> dict[str, dict[str, Any]]:
     """`salt '*' state.apply`: what changed or failed, by node and id."""
-    done = lab.salt(",".join(NODES), "state.apply", "queue=True", *argv)
-    found: dict[str, dict[str, Any]] = {}
-    for name in NODES:
-        assert isinstance(done[name], dict), done[name]
-        found[name] = {
-            each["__id__"]: each
-            for each in done[name].values()
-            if each["changes"] or each["result"] is not True
-        }
-    return found
+    return lab.applied(NODES, *argv)
 
 
 def failed(found: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -40,16 +40,7 @@ SERVICES: dict[str, Any] = {
 
 def apply(lab: Lab, *argv: str) -> dict[str, dict[str, Any]]:
     """`salt '*' state.apply`: what is not as it should be without a change, by node and state id."""
-    done = lab.salt(ALL, "state.apply", "queue=True", *argv)
-    found: dict[str, dict[str, Any]] = {}
-    for name in ALL.split(","):
-        assert isinstance(done[name], dict), done[name]
-        found[name] = {
-            each["__id__"]: each
-            for each in done[name].values()
-            if each["changes"] or each["result"] is not True
-        }
-    return found
+    return lab.applied(ALL.split(","), *argv)
 
 
 def failed(applied: dict[str, dict[str, Any]]) -> list[Any]:
