@@ -275,7 +275,8 @@ def plan(service: str, objects: list[dict[str, Any]]) -> dict[str, str]:
         key = _key(result)
         if key in there:
             todo[key] = _difference(there[key], result) or _keys_to_make(result)
-    gone = {key for key in there.keys() - todo.keys() if not _is_kept(there[key])}
+    over = {key: there[key] for key in there.keys() - todo.keys()}
+    gone = [key for key, each in over.items() if not _is_kept(each) and not _is_leaving(each)]
     return {key: what for key, what in todo.items() if what} | dict.fromkeys(sorted(gone), "gone")
 
 
@@ -439,10 +440,7 @@ def remove(service: str, test: bool = False) -> dict[str, str]:
     """
     there = found(service)
     keep = [each for each in there if _stays(each, there)]
-    # What is on its way out needs nobody: a namespace takes a while.
-    go = [
-        each for each in there if each not in keep and not each["metadata"].get("deletionTimestamp")
-    ]
+    go = [each for each in there if each not in keep and not _is_leaving(each)]
     if not test:
         _delete(go)
     return {_key(each): "kept" for each in keep} | {_key(each): "gone" for each in go}
@@ -450,6 +448,11 @@ def remove(service: str, test: bool = False) -> dict[str, str]:
 
 def _is_kept(each: Mapping[str, Any]) -> bool:
     return each["kind"] in KEPT
+
+
+def _is_leaving(each: Mapping[str, Any]) -> bool:
+    """Whether it was deleted and needs nobody any more: a namespace takes a while."""
+    return bool(each["metadata"].get("deletionTimestamp"))
 
 
 def _stays(each: Mapping[str, Any], there: Iterable[Mapping[str, Any]]) -> bool:

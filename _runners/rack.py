@@ -819,7 +819,6 @@ def _settle(rack: Any, members: list[str], unsure: list[str], drained: list[str]
     done("the admin's kubeconfig", partial(_hand_over_kubeconfig, rack))
     if any(name not in rack.control_planes for name in members):
         done("the services", partial(_bring_services, rack))
-        done("what is measured", partial(_tell_collector, rack))
     return SimpleNamespace(problems=problems, freed=freed)
 
 
@@ -868,24 +867,24 @@ def _export_share(rack: Any) -> None:
 def _bring_services(rack: Any) -> None:
     """Have the control plane bring the services that the pillar wants and the cluster has not.
 
+    So too when nodes came or went that the metrics' collector is to measure.
     Nobody waits for their pods: those come by themselves, and nodes that join wait for this to end.
     What is there may have changed since: that is found by `drift.check` and set right by a highstate.
     """
     sections = rack.pillar.get("services") or {}
     wanted = {name for name, section in sections.items() if section.get("enabled")}
     control_plane = rack.control_planes[0]
-    if wanted and wanted - set(_call(control_plane, "manifests.services", {}, API_LIMIT)):
+    if not wanted:
+        return
+    missing = wanted - set(_call(control_plane, "manifests.services", {}, API_LIMIT))
+    if missing or ("metrics" in wanted and _collector_is_stale(control_plane)):
         _apply(control_plane, "services", {"manifests_wait": False}, SERVICES_LIMIT)
 
 
-def _tell_collector(rack: Any) -> None:
-    """Have the services applied again when nodes came or went that their collector is to measure."""
-    services, control_plane = rack.pillar.get("services") or {}, rack.control_planes[0]
-    if not (services.get("metrics") or {}).get("enabled"):
-        return
-    for _, current, code in _asked([control_plane], "metrics.current", limit=2 * POLL):
-        if not code and not current:
-            _apply(control_plane, "services", {"manifests_wait": False}, SERVICES_LIMIT)
+def _collector_is_stale(control_plane: str) -> bool:
+    """Say whether the collector measures other nodes than the rack has; not so if nobody answers."""
+    asked = _asked([control_plane], "metrics.current", limit=2 * POLL)
+    return any(not code and not current for _, current, code in asked)
 
 
 def _revoke(control_plane: str, node: str) -> Any:

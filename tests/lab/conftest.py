@@ -18,6 +18,8 @@ from lab.progress import Progress
 from lab.rack import Rack, RackError
 
 NAME = os.environ.get("SALTBERRY_TEST_RACK", "test")
+# What starts a reconcile
+RECONCILE = ("saltberry-reconcile.path", "saltberry-reconcile.timer")
 # SALTBERRY_KEEP_RACK=1 leaves the rack for a look at it, and finds it again next time.
 KEEP = os.environ.get("SALTBERRY_KEEP_RACK") == "1"
 
@@ -124,6 +126,26 @@ class Lab:
 
     def wait_ready(self, name: str) -> None:
         lifecycle.wait_ready(self.rack, name, self.progress)
+
+    def wait_idle(self) -> None:
+        """Until no reconcile runs."""
+        ask = ("systemctl", "is-active", "saltberry-reconcile.service")
+        idle = ("inactive", "failed")
+        self.wait(
+            "reconcile idle",
+            lambda: self.master.run(*ask, check=False).stdout.strip() in idle,
+            300,
+        )
+
+    @contextlib.contextmanager
+    def reconcile_by_hand(self) -> Iterator[None]:
+        """No event and no timer starts a reconcile meanwhile, and none runs that was begun before."""
+        self.master.run("systemctl", "stop", *RECONCILE)
+        try:
+            self.wait_idle()
+            yield
+        finally:
+            self.master.run("systemctl", "start", *RECONCILE, check=False)
 
     def is_ready(self, name: str) -> bool:
         return lifecycle.is_ready(self.rack, name)

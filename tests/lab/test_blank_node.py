@@ -20,9 +20,7 @@ def _fingerprint(lab: Lab, name: str) -> str:
 
 
 def test_test_mode_on_a_blank_node_tells_the_truth_and_touches_nothing(lab: Lab, pi: str) -> None:
-    units = ("saltberry-reconcile.path", "saltberry-reconcile.timer")
-    lab.master.run("systemctl", "stop", *units)
-    try:
+    with lab.reconcile_by_hand():
         lab.plug(pi)
         lab.wait(f"{pi} answering", lambda: lab.answers(pi), 300)
         lab.salt(pi, "saltutil.sync_all")
@@ -48,8 +46,6 @@ def test_test_mode_on_a_blank_node_tells_the_truth_and_touches_nothing(lab: Lab,
         expected = ("kubeadm", "routed_cni", "kubernetes-kubelet-enabled")
         left = {key for key in promised - changed if not any(word in key for word in expected)}
         assert not left, left
-    finally:
-        lab.master.run("systemctl", "start", *units, check=False)
 
 
 def test_host_wide_kernel_settings_of_the_lab_machine_stay_as_they_were(lab: Lab) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from tests.lab.conftest import Lab
 
-UNITS = ("saltberry-reconcile.path", "saltberry-reconcile.timer")
 FOREIGN = """
 set -e
 mkdir -p /etc/kubernetes /tmp/foreign
@@ -34,16 +31,6 @@ sha256sum /etc/kubernetes/kubelet.conf
 """
 
 
-@contextlib.contextmanager
-def reconcile_by_hand(lab: Lab) -> Iterator[None]:
-    """No event and no timer starts a reconcile meanwhile."""
-    lab.master.run("systemctl", "stop", *UNITS)
-    try:
-        yield
-    finally:
-        lab.master.run("systemctl", "start", *UNITS, check=False)
-
-
 def _plugged(lab: Lab, name: str) -> None:
     lab.plug(name)
     lab.wait(f"{name} answering", lambda: lab.answers(name), 300)
@@ -63,7 +50,7 @@ def _reason(lab: Lab, name: str, *words: str) -> dict[str, Any]:
 
 
 def test_member_of_another_cluster_is_refused_and_left_as_it_is(lab: Lab, pi: str) -> None:
-    with reconcile_by_hand(lab):
+    with lab.reconcile_by_hand():
         _plugged(lab, pi)
         before = lab.node(pi).run("sh", "-c", FOREIGN).stdout
         entry = _reason(lab, pi, "another cluster")
@@ -78,7 +65,7 @@ def test_member_of_another_cluster_is_refused_and_left_as_it_is(lab: Lab, pi: st
 
 
 def test_api_server_out_of_reach_is_said_and_mended_when_it_is_back(lab: Lab, pi: str) -> None:
-    with reconcile_by_hand(lab):
+    with lab.reconcile_by_hand():
         _plugged(lab, pi)
         # The packages first: with them comes iptables.
         done = lab.salt(pi, "state.apply", "queue=True")[pi]

@@ -130,8 +130,7 @@ def test_the_join_file_is_for_root_alone_while_it_lives(lab: Lab, pi: str) -> No
 
 def test_the_token_is_gone_when_the_join_failed(lab: Lab, pi: str) -> None:
     # A stray manifest: nothing of ours looks there, kubeadm's own checks refuse to join over it.
-    lab.master.run("systemctl", "stop", "saltberry-reconcile.path", "saltberry-reconcile.timer")
-    try:
+    with lab.reconcile_by_hand():
         node = lab.plug(pi)
         lab.wait(f"{pi} answering", lambda: lab.answers(pi), 300)
         node.run(
@@ -139,16 +138,8 @@ def test_the_token_is_gone_when_the_join_failed(lab: Lab, pi: str) -> None:
             "-c",
             "mkdir -p /etc/kubernetes/manifests && touch /etc/kubernetes/manifests/stray.yaml",
         )
-        lab.run("rack.reconcile")
+        lab.run("rack.reconcile", "wait=True")
         entry = lab.status(pi)
         assert not entry["joined"], entry
         assert "manifests is not empty" in entry["reason"], entry
         assert not _live_tokens(lab)
-    finally:
-        lab.master.run(
-            "systemctl",
-            "start",
-            "saltberry-reconcile.path",
-            "saltberry-reconcile.timer",
-            check=False,
-        )

@@ -209,6 +209,17 @@ def test_what_is_no_longer_wanted_goes_and_claims_stay(files: Files) -> None:
     assert left == files.keys() - files.keys("ConfigMap pages")
 
 
+def test_what_is_on_its_way_out_is_no_change_to_come(cluster: kube_api.Api, files: Files) -> None:
+    applied(files)
+    pages = ("-n", files.service, "configmap", "pages")
+    hold = {"metadata": {"finalizers": ["example.org/hold"]}}
+    cluster.kubectl("patch", *pages, "-p", json.dumps(hold))
+    cluster.kubectl("delete", "--wait=false", *pages)
+    files.text = "---".join(each for each in TEXT.split("---") if "ConfigMap" not in each)
+    assert applied(files, test=True)["changes"] == {}
+    cluster.kubectl("patch", *pages, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+
+
 @pytest.mark.usefixtures("cluster")
 def test_secrets_are_never_told(files: Files) -> None:
     applied(files)
