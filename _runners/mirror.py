@@ -315,8 +315,6 @@ def _kubeadm(pillar: Mapping[str, Any], target: Path) -> Path | None:
 def _chosen(pillar: Mapping[str, Any]) -> list[str]:
     """The images among the settings, but for those of what is not enabled, or of another pod network."""
     keys = [each["key"] for each in __utils__["rackspec.settings"]() if each["kind"] == "image"]
-    if pillar["kubernetes"]["cni"] != "flannel":
-        keys = [key for key in keys if not key.startswith("kubernetes.flannel.")]
     if _value(pillar, ["kubernetes", "cni"]) != "flannel":
         keys = [key for key in keys if not key.startswith("kubernetes.flannel.")]
     found = [_value(pillar, key.split(".")) for key in keys]
