@@ -20,6 +20,7 @@ import base64
 import difflib
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -315,9 +316,23 @@ def _live(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _server_side(
     objects: list[dict[str, Any]], *flags: str, manager: str = MANAGER
 ) -> list[dict[str, Any]]:
-    if not objects:
-        return []
-    return _items(*_applying(manager), *flags, "-f", "-", objects=objects)
+    """Apply them, and return them as they then are."""
+    by_client = [each for each in objects if each["kind"] == "APIService" and _panics_on_it()]
+    by_server = [each for each in objects if each not in by_client]
+    ways = ((by_server, _applying(manager)), (by_client, ("apply", f"--field-manager={manager}")))
+    return [
+        each for some, how in ways if some for each in _items(*how, *flags, "-f", "-", objects=some)
+    ]
+
+
+def _panics_on_it() -> bool:
+    """Whether the API server is one that ends in a panic when it is to apply an APIService.
+
+    Before 1.20.6: https://github.com/kubernetes/kubernetes/pull/100714
+    """
+    done = __utils__["kube_programs.kubectl"]("get", "--raw", "/version", kubeconfig=ADMIN_CONF)
+    version = re.search(r'"gitVersion":\s*"v(\d+)\.(\d+)\.(\d+)', done.stdout)
+    return version is not None and tuple(map(int, version.groups())) < (1, 20, 6)
 
 
 def _keys_to_make(secret: Mapping[str, Any]) -> str:

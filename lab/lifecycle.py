@@ -29,6 +29,7 @@ from lab.rack import (
     check_name,
     describe,
     wait_for,
+    with_role,
 )
 
 FIRST_NODES = (CONTROL_PLANE, "pi-01")
@@ -36,6 +37,7 @@ FIRST_NODES = (CONTROL_PLANE, "pi-01")
 READY_SECONDS = 900
 # What the install scripts say themselves, among the words of what they call.
 SPOKEN = re.compile(r"(?:master|minion|wheelhouse): (.*)")
+PILLAR = f"{REPO}/pillar/rack.sls"
 STAGES = ("card", "boot", "install", "preflight", "states", "join", "ready")
 KUBECTL = ("kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf")
 
@@ -114,7 +116,7 @@ def bring_up_master(rack: Rack, built: Artifacts, progress: Progress) -> None:
 
 
 def push_checkout(rack: Rack) -> None:
-    """Put this checkout and the rack's own pillar on nfs1, as `git clone` and an editor would."""
+    """Put this checkout on nfs1 as `git clone` would, and a pillar unless there is one."""
     listed = subprocess.run(
         ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         check=True, capture_output=True,
@@ -125,7 +127,8 @@ def push_checkout(rack: Rack) -> None:
             if (CHECKOUT / name).is_symlink() or (CHECKOUT / name).exists():
                 tar.add(CHECKOUT / name, arcname=name, recursive=False)
     rack.master.copy_tree(archive.getvalue(), REPO)
-    rack.master.write(f"{REPO}/pillar/rack.sls", describe(rack))
+    if rack.master.run("test", "-e", PILLAR, check=False).returncode:
+        rack.master.write(PILLAR, describe(rack))
 
 
 def plug(rack: Rack, name: str, progress: Progress, *, role: str | None = None) -> None:
@@ -276,13 +279,14 @@ def _how_far(rack: Rack, name: str) -> str:
 
 def _name_in_pillar(rack: Rack, name: str, role: str) -> None:
     """Write the node's role to the pillar, unless the master refuses the rack that results."""
-    rack.roles[name] = role
-    rack.master.write(f"{REPO}/pillar/rack.sls", describe(rack))
+    before = rack.master.run("cat", PILLAR).stdout
+    # What a person wrote there since stays, comments too
+    rack.master.write(PILLAR, with_role(before, name, role))
     done = rack.master.run("salt-run", "rack.validate", check=False)
     if done.returncode:
-        del rack.roles[name]
-        rack.master.write(f"{REPO}/pillar/rack.sls", describe(rack))
+        rack.master.write(PILLAR, before)
         raise RackError(done.stdout.strip() or done.stderr.strip())
+    rack.roles[name] = role
     rack.save()
 
 

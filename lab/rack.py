@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lab import podman
 from lab.artifacts import Artifacts
 from lab.podman import Node
@@ -296,6 +298,21 @@ def wait_for(what: str, ask: Any, progress: Progress, seconds: float, every: flo
     raise RackError(f"{what} did not happen within {seconds:.0f} s: {reason or 'no reason given'}")
 
 
+def with_role(pillar: str, node: str, role: str) -> str:
+    """Return the text of a pillar/rack.sls that says a node's role as well.
+
+    Raises:
+        RackError: it has no line ``nodes:`` to write it under, or says what this node is already.
+    """
+    lines = pillar.splitlines()
+    if "nodes:" not in lines:
+        raise RackError(f"pillar/rack.sls has no line `nodes:`; write {node}'s role there yourself")
+    if node in (yaml.safe_load(pillar)["nodes"] or {}):
+        raise RackError(f"pillar/rack.sls says already what {node} is; leave out --role")
+    lines.insert(lines.index("nodes:") + 1, f"  {node}: {{roles: [{role}]}}")
+    return "\n".join(lines) + "\n"
+
+
 def describe(rack: Rack) -> str:
     """The rack's pillar/rack.sls: what a user would write, plus what this machine needs."""
     mirror, built = rack.master_ip, rack.kubernetes
@@ -335,5 +352,8 @@ def describe(rack: Rack) -> str:
             f'    "{mirror}:5000": {{endpoint: "http://{mirror}:5000"}}',
             "    # The images of services, under their own names.",
             *(f'    {host}: {{endpoint: "http://{mirror}:5000"}}' for host in MIRRORED),
+            "services:",
+            "  # Debian has neither Grafana nor metrics-server.",
+            "  metrics: {grafana: {enabled: false}, metrics_server: {enabled: false}}",
         ]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lab import rack as lab_rack
-from lab.rack import Rack, describe
+from lab.rack import Rack, RackError, describe, with_role
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -50,6 +50,18 @@ def test_the_pillar_of_a_rack_is_one_that_the_master_takes(
     assert node["roles"] == ["worker"]
     assert written["nfs"] == {"manage_mounts": False}
     assert ("version" in written["kubernetes"]) is not upstream
+
+
+def test_a_role_is_written_into_the_pillar_and_the_rest_of_it_stays(rack: Rack) -> None:
+    mine = describe(rack) + "# mine\nservices: {registry: {enabled: true}}\n"
+    written = with_role(mine, "pi-05", "storage")
+    assert yaml.safe_load(written)["nodes"]["pi-05"] == {"roles": ["storage"]}
+    assert [line for line in written.splitlines() if "pi-05" not in line] == mine.splitlines()
+
+
+def test_a_role_that_the_pillar_says_already_is_not_written_twice(rack: Rack) -> None:
+    with pytest.raises(RackError, match="what pi-01 is"):
+        with_role(describe(rack), "pi-01", "worker")
 
 
 def test_the_share_lies_where_the_pillar_has_it_and_no_node_sees_anothers_folder(

@@ -57,6 +57,19 @@ spec:
 """
 
 
+# This API server is one that cannot apply it server-side
+BESIDE = """
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1.WEB.example.org}
+spec:
+  group: WEB.example.org
+  version: v1
+  service: {name: server, namespace: WEB}
+  groupPriorityMinimum: 100
+  versionPriority: 100
+  insecureSkipTLSVerify: true
+"""
 MADE = """
 apiVersion: v1
 kind: Secret
@@ -230,6 +243,26 @@ def test_secrets_are_never_told(files: Files) -> None:
         assert secret not in str(told)
     assert applied(files)["changes"]
     assert applied(files)["changes"] == {}
+
+
+def test_an_api_beside_the_clusters_own_comes_changes_and_goes(
+    cluster: kube_api.Api, files: Files
+) -> None:
+    beside = f"APIService v1.{files.service}.example.org"
+    files.text = f"{TEXT}---\n{BESIDE}"
+    told = applied(files, test=True)
+    assert (told["result"], told["changes"][beside]) == (None, "new")
+    assert applied(files)["changes"] == told["changes"]
+    assert applied(files)["changes"] == {}
+    asked = ("get", "apiservice", beside.split()[1])
+    files.text = files.text.replace("versionPriority: 100", "versionPriority: 50")
+    told = applied(files, test=True)
+    assert set(told["changes"]) == {beside}
+    assert "+  versionPriority: 50" in told["changes"][beside]
+    assert applied(files)["changes"] == told["changes"]
+    files.text = TEXT
+    assert applied(files)["changes"] == {beside: "gone"}
+    assert cluster.kubectl(*asked, "--ignore-not-found") == ""
 
 
 def passwords(cluster: kube_api.Api, files: Files) -> dict[str, str]:
