@@ -469,10 +469,11 @@ def test_salt_needs_no_options(shell: Callable[..., Any], ran: Path, salt_cli: S
     assert ran.exists()
 
 
-def test_salt_run_needs_no_options(shell: Callable[..., Any]) -> None:
+def test_salt_run_needs_no_options_and_prints_its_answer_alone(shell: Callable[..., Any]) -> None:
     ret = shell("salt-run", "layout_probe.shout", "word")
     assert ret.returncode == 0, ret
     assert "WORD" in ret.stdout
+    assert "unclosed" not in ret.stderr
 
 
 def test_salt_key_needs_no_options(
