@@ -37,7 +37,8 @@ integration-others: dev
 lab: lab-nodes lab-services ## racks of their own: real kubeadm, power cuts, killed masters (needs root)
 
 # In two racks; what runs in one takes about as long as what runs in the other.
-IN_CLUSTER = $(addprefix tests/lab/,test_container_storage.py test_firewall.py test_mirror_sync.py) \
+IN_CLUSTER = $(addprefix tests/lab/,test_container_storage.py test_firewall.py \
+		test_mirror_sync.py test_mirror_pull_through.py) \
 	$(wildcard tests/lab/test_services_*.py)
 
 .PHONY: lab-nodes lab-services

@@ -65,6 +65,9 @@ _PAUSE_TAGS = {
     28: "3.9", 29: "3.9", 30: "3.9", 31: "3.10", 32: "3.10", 33: "3.10", 34: "3.10.1", 35: "3.10.1",
 }  # fmt: skip
 
+# How the files begin that say where containerd pulls from
+REGISTRY_HEAD = "# Written by Salt (pillar containerd.registries"
+
 # What preflight asks for, in MiB. kubeadm itself refuses a control plane below 1700 MB.
 _MEMORY_MIB = {"control_plane": 1620, "worker": 700}
 _DISK_MIB = {"control_plane": 3000, "worker": 1500}
@@ -290,8 +293,9 @@ def containerd_settings() -> dict[str, Any]:
     """Return what containerd's configuration takes from pillar and facts.
 
     ``pause_image``, ``restrict_oom_score_adj``, and ``registries`` as
-    ``{host: {"endpoint": URL, "is_host": bool}}``: a mirror may fall back to the registry that it
-    mirrors; one that is the host itself has to be named as such, or containerd would try https.
+    ``{host: {"server": URL or None, "endpoints": [URL, ...]}}``, the endpoints in the order in which they
+    are tried: a mirror may fall back to the registry that it mirrors; one that is the host itself has to
+    be named as the server, or containerd would try https. ``left`` are hosts that were in the pillar.
 
     CLI Example:
 
@@ -301,15 +305,31 @@ def containerd_settings() -> dict[str, Any]:
     """
     version = str(_pillar("kubernetes:version"))
     default = f"{_pillar('kubernetes:image_repository')}/pause:{pause_tag(version)}"
-    registries = {
-        host: {"endpoint": entry["endpoint"], "is_host": urlsplit(entry["endpoint"]).netloc == host}
-        for host, entry in (_pillar("containerd:registries") or {}).items()
-    }
+    mirrors, cached = _pillar("containerd:registries") or {}, __salt__["pull_through.hosts"]()
+    registries = {}
+    for host in [*mirrors, *(host for host in cached if host not in mirrors)]:
+        endpoint = mirrors.get(host, {}).get("endpoint")
+        is_host = bool(endpoint) and urlsplit(endpoint).netloc == host
+        endpoints = [endpoint] if endpoint else []
+        if host in cached:
+            # Before the registry itself, after a mirror, which was filled on purpose
+            endpoints.insert(0 if is_host else len(endpoints), __salt__["pull_through.url"]())
+        registries[host] = {"server": endpoint if is_host else None, "endpoints": endpoints}
     return {
         "pause_image": _pillar("containerd:pause_image") or default,
         "restrict_oom_score_adj": not can_adjust_oom(),
         "registries": registries,
+        "left": [host for host in _registries_written() if host not in registries],
     }
+
+
+def _registries_written() -> list[str]:
+    """Return the registries for which a state has written where to pull from."""
+    return sorted(
+        path.parent.name
+        for path in _at("etc/containerd/certs.d").glob("*/hosts.toml")
+        if __utils__["conffiles.read"](path).startswith(REGISTRY_HEAD)
+    )
 
 
 def pause_tag(version: str) -> str:

@@ -32,6 +32,9 @@ _values = _beside("rackvalues")
 # The controller manager hands each node a network of this size (its default for IPv4)
 POD_PREFIX_PER_NODE = 24
 
+# Where nginx leads to the caches; not 5001, which was the advice for services.registry.port
+PULL_THROUGH_PORT = 5002
+
 # What has its own home: the engines' default roots, kubelet's, and what Saltberry itself keeps
 _OTHERS_FOLDERS = ("/var/lib/docker", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/etcd",
                    "/var/lib/saltberry", "/srv/saltberry", "/opt/saltberry")  # fmt: skip
@@ -48,6 +51,7 @@ def check(pillar: Mapping[str, Any]) -> list[str]:
         _check_overlaps,
         _check_pod_room,
         _check_mirror,
+        _check_pull_through,
         _check_share,
         _check_backends,
         _check_places,
@@ -220,6 +224,39 @@ def _check_mirror(pillar: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _pulls_through(pillar: Mapping[str, Any]) -> list[Any]:
+    """Return what ``mirror.pull_through`` lists, of which any item may be nonsense."""
+    listed = get(pillar, "mirror", "pull_through")
+    return listed if isinstance(listed, list) else []
+
+
+def _check_pull_through(pillar: Mapping[str, Any]) -> list[str]:
+    """Refuse a cache that nothing serves, of one registry twice, or of the rack itself."""
+    hosts, path = _pulls_through(pillar), "mirror.pull_through"
+    problems = []
+    if hosts and get(pillar, "mirror", "enabled") is False:
+        problems.append(
+            f"{path}: {_values.show(hosts)} needs the mirror; set mirror.enabled to true, or this to []"
+        )
+    own = _own_names(pillar)
+    for i, host in enumerate(hosts):
+        if host in hosts[:i]:
+            problems.append(f"{path}[{i}]: {_values.show(host)} is listed twice; list it once")
+        if isinstance(host, str) and host in own:
+            problems.append(
+                f"{path}[{i}]: {host!r} is this rack itself, whose images are there already; leave it out"
+            )
+    return problems
+
+
+def _own_names(pillar: Mapping[str, Any]) -> set[str]:
+    """Return the names and addresses by which the rack's own registry and mirror answer."""
+    nodes, domain = pillar.get("nodes"), get(pillar, "rack", "domain")
+    ids = list(map(str, nodes)) if isinstance(nodes, Mapping) else []
+    addresses = {str(get(pillar, "nodes", node_id, "ip")) for node_id in ids}
+    return {"localhost", *ids, *(f"{node_id}.{domain}" for node_id in ids), *addresses}
+
+
 def _check_share(pillar: Mapping[str, Any]) -> list[str]:
     """Refuse to format a disk that could not be found again."""
     device, disk = get(pillar, "nfs", "format"), get(pillar, "nfs", "disk")
@@ -366,6 +403,8 @@ def _check_page(pillar: Mapping[str, Any]) -> list[str]:
             " see it, for example [192.168.1.0/24], or page.password to true"
         )
     taken = {80: "the mirror", 2049: "the share", 5000: "the image registry"}
+    if _pulls_through(pillar):
+        taken[PULL_THROUGH_PORT] = "mirror.pull_through"
     if isinstance(port, int) and not isinstance(port, bool) and port in taken:
         problems.append(
             f"page.port: {port} is the port of {taken[port]}; choose another, 8080 is usual"
@@ -512,19 +551,20 @@ def _check_registry_address(pillar: Mapping[str, Any], ip: Any) -> list[str]:
 
 
 def _check_registry_port(pillar: Mapping[str, Any], port: Any) -> list[str]:
-    """Refuse the mirror's port on a storage node that runs pods: it listens on localhost, too."""
+    """Refuse a port of the mirror's on a storage node that runs pods: it listens on localhost, too."""
     nodes = pillar.get("nodes")
     if port in _values.TAKEN_PORTS:
         return [
             f"services.registry.port: {port} is the port of {_values.TAKEN_PORTS[port]}; choose another, 5000"
             " is usual"
         ]
-    if port != 5000 or not isinstance(nodes, Mapping):
+    taken = [5000, *([PULL_THROUGH_PORT] if _pulls_through(pillar) else [])]
+    if port not in taken or not isinstance(nodes, Mapping):
         return []
     if get(pillar, "mirror", "enabled") is not True or get(pillar, "mirror", "listen") is not None:
         return []
     return [
-        f"services.registry.port: 5000 is the mirror's on {node_id}, which also runs pods; set mirror.listen"
+        f"services.registry.port: {port} is the mirror's on {node_id}, which also runs pods; set mirror.listen"
         f" to its address, or services.registry.port to another, for example 5001"
         for node_id, body in nodes.items()
         if "storage" in _roles_of(body)

@@ -83,7 +83,7 @@ SCHEMA: dict[str, Any] = {
             "network": Key(
                 "network",
                 meaning="the IPv4 network that the Pis are on",
-                used="_modules/node.py _runners/enrol.py salt/mirror/files.sls",
+                used="_modules/node.py _runners/enrol.py salt/mirror/files.sls salt/mirror/pull_through.sls",
                 required="write the network the Pis are on, for example 192.168.1.0/24",
                 least=8,
                 most=30,
@@ -344,7 +344,7 @@ SCHEMA: dict[str, Any] = {
                 None,
                 "the address to serve on; null: all of the storage node's",
                 null=True,
-                used="salt/mirror/files.sls salt/mirror/registry.sls",
+                used="salt/mirror/files.sls salt/mirror/registry.sls salt/mirror/pull_through.sls",
             ),
             "packages": Key(
                 "yes-no",
@@ -352,6 +352,15 @@ SCHEMA: dict[str, Any] = {
                 "true: the nodes take Debian's packages from it instead of the internet, as far as"
                 " `salt-run mirror.sync` has fetched them",
                 used="salt/mirror/client.sls",
+            ),
+            "pull_through": Key(
+                "list",
+                [],
+                "registries whose images the storage node keeps once a node has pulled them, for example"
+                " [docker.io, registry.k8s.io]; some 20 MB of its memory for each. See docs/mirror.md",
+                used="salt/mirror/init.sls _modules/pull_through.py",
+                of=Key("domain"),
+                what="registries' host names",
             ),
             "upstream": Group(
                 "where `salt-run mirror.sync` takes from what it puts into the mirror. {minor}"
@@ -391,11 +400,12 @@ SCHEMA: dict[str, Any] = {
                         "registry-host",
                         "host",
                         "other places to copy images from, by the registry's name, as"
-                        " containerd.registries",
+                        " containerd.registries; also those that mirror.pull_through asks",
                         keys={
                             "endpoint": Key(
                                 "url",
                                 meaning="the URL to copy from",
+                                used="_runners/mirror.py _modules/pull_through.py",
                                 required="write the URL to copy from, for example"
                                 " http://192.168.1.10:5000",
                             )

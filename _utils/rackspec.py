@@ -223,6 +223,11 @@ def registry_address(pillar: Mapping[str, Any]) -> str:
     return found
 
 
+def pull_through_port() -> int:
+    """Return the port of the storage node that leads to the caches of ``mirror.pull_through``."""
+    return int(_rules.PULL_THROUGH_PORT)
+
+
 def registry_claim(pillar: Mapping[str, Any], volume: str) -> str | None:
     """Return the claim of the rack's registry if a volume is its own, else None.
 

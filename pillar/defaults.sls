@@ -80,6 +80,9 @@ mirror:
   # true: the nodes take Debian's packages from it instead of the internet, as far as `salt-run
   # mirror.sync` has fetched them
   packages: false
+  # registries whose images the storage node keeps once a node has pulled them, for example
+  # [docker.io, registry.k8s.io]; some 20 MB of its memory for each. See docs/mirror.md
+  pull_through: []
   # where `salt-run mirror.sync` takes from what it puts into the mirror. {minor} becomes for
   # example 1.34. See docs/mirror.md
   upstream:
@@ -93,7 +96,8 @@ mirror:
     # SHA-256 of that key in hex; null: trust what the URL gives on first use
     kubernetes_key_sha256: null
     image_repository: registry.k8s.io  # where kubeadm's images are
-    # other places to copy images from, by the registry's name, as containerd.registries
+    # other places to copy images from, by the registry's name, as containerd.registries; also those
+    # that mirror.pull_through asks
     registries: {}
 
 # The share: the storage node's disk, served to the others over NFS. See docs/nfs.md

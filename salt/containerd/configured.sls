@@ -37,11 +37,18 @@ containerd-registry-{{ host }}:
     - mode: '0644'
     - makedirs: True
     - contents: |
-        # Written by Salt (pillar containerd.registries).
-        {%- if registry.is_host %}
-        server = {{ registry.endpoint | json }}
+        # Written by Salt (pillar containerd.registries, mirror.pull_through).
+        {%- if registry.server %}
+        server = {{ registry.server | json }}
         {%- endif %}
+        {%- for endpoint in registry.endpoints %}
 
-        [host.{{ registry.endpoint | json }}]
+        [host.{{ endpoint | json }}]
           capabilities = ["pull", "resolve"]
+        {%- endfor %}
+{% endfor %}
+{%- for host in containerd.left %}
+containerd-registry-{{ host }}-absent:
+  file.absent:
+    - name: /etc/containerd/certs.d/{{ host }}/hosts.toml
 {% endfor %}

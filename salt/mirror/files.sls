@@ -28,8 +28,9 @@ mirror-nginx-site:
             allow 127.0.0.0/8;
             deny all;
 
-            # The registry serves its own storage; files that begin with a dot are nobody's.
+            # The registries serve their own storage; files that begin with a dot are nobody's.
             location /registry/ { deny all; }
+            location /pull-through/ { deny all; }
             location ~ /\. { deny all; }
         }
 

@@ -51,6 +51,13 @@ PILLARS: dict[str, dict[str, Any]] = {
         },
         "mirror": {"listen": "192.168.1.10"},
     },
+    "what one pulled the others get": {
+        "containerd": {"registries": {"docker.io": {"endpoint": "http://192.168.1.10:5000"}}},
+        "mirror": {
+            "pull_through": ["docker.io", "quay.io", "ghcr.io"],
+            "upstream": {"registries": {"ghcr.io": {"endpoint": "http://10.1.2.3:5000"}}},
+        },
+    },
     "no mirror": {"mirror": {"enabled": False}},
     "odd but allowed": {"rack": {"name": "yes: [berry] #1"}},
     "images on the share": {

@@ -52,11 +52,12 @@ FACTS: dict[str, Any] = {
     "node.is_member": False,
     "node.watchdog": True,
     "node.wifi": ["wlan0"],
+    "pull_through.left": [],
     "storage_backend.apparmor": True,
     "user.info": {},
 }
 # The same, where it is one value among others that come from the pillar
-PARTLY_FACTS = {"node.containerd_settings": {"restrict_oom_score_adj": False}}
+PARTLY_FACTS = {"node.containerd_settings": {"restrict_oom_score_adj": False, "left": []}}
 # What states take from modules when they run, so that the compiled states do not show it
 SETTINGS = {
     "storage": ("nfs.folders", "nfs.exports"),

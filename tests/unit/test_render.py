@@ -194,6 +194,37 @@ def test_the_mirror_is_for_the_rack(highstate: Any, name: str, listen: str | Non
     assert registry["storage"]["maintenance"]["readonly"]["enabled"] is True
 
 
+def test_what_is_pulled_through_is_for_the_rack_and_each_registry_has_a_process(
+    highstate: Any,
+) -> None:
+    low = highstate(["storage", "master"], "what one pulled the others get")
+    site = values(low, "saltberry-pull-through-nginx-site")["contents"]
+    assert "allow 192.168.1.0/24;" in site and "deny all;" in site
+    for host, upstream in (("docker.io", "https://registry-1.docker.io"),
+                           ("ghcr.io", "http://10.1.2.3:5000"), ("quay.io", "https://quay.io")):  # fmt: skip
+        config = yaml.safe_load(values(low, f"saltberry-pull-through-{host}-config")["contents"])
+        assert config["proxy"] == {"remoteurl": upstream}
+        # With it what was pulled would be gone after a week.
+        assert "delete" not in config["storage"]
+        assert f"server unix:{config['http']['addr']};" in site
+        assert f"{host} {host};" in site
+    ids = {chunk["__id__"] for chunk in highstate(["storage", "master"])}
+    assert "saltberry-pull-through-nginx-site-absent" in ids
+    assert "saltberry-pull-through-nginx-site" not in ids
+
+
+def test_a_registry_that_is_set_up_and_not_wanted_is_found(
+    loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = loaders(["storage"], {}).modules.pull_through.left
+    monkeypatch.setitem(left.__globals__, "CONFIGS", tmp_path / "none")
+    assert left() == []
+    monkeypatch.setitem(left.__globals__, "CONFIGS", tmp_path)
+    for host in ("docker.io", "quay.io"):
+        (tmp_path / f"{host}.yml").touch()
+    assert left(["docker.io"]) == ["quay.io"]
+
+
 MASTER = ["storage", "master"]
 
 

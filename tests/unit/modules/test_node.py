@@ -39,6 +39,7 @@ PILLAR: dict[str, Any] = {
     },
     "containerd": {"registries": {}, "pause_image": None},
 }
+CACHED: list[str] = []
 
 
 def run_all(argv: list[str], **_: Any) -> dict[str, Any]:
@@ -60,6 +61,8 @@ def configure_loader_modules() -> dict[Any, dict[str, Any]]:
         "__salt__": {
             "cmd.run_all": run_all,
             "clock.judge": lambda: {"problem": "", "warning": ""},
+            "pull_through.hosts": lambda: CACHED,
+            "pull_through.url": lambda: "http://192.168.1.10:5002",
         },
         "__utils__": utils,
         "__context__": {},
@@ -174,14 +177,44 @@ def test_the_pause_image_of_a_version(version: str, tag: str) -> None:
 
 def test_a_registry_that_is_its_own_host(put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put("proc/1/status", "CapBnd:\t000001fffeffffff\n")
-    registries = {"10.0.0.1:5000": {"endpoint": "http://10.0.0.1:5000"},
-                  "docker.io": {"endpoint": "http://10.0.0.1:5000"}}  # fmt: skip
+    there = "http://10.0.0.1:5000"
+    registries = {"10.0.0.1:5000": {"endpoint": there}, "docker.io": {"endpoint": there}}
     monkeypatch.setitem(PILLAR["containerd"], "registries", registries)
     found = node.containerd_settings()
-    assert found["registries"]["10.0.0.1:5000"]["is_host"] is True
-    assert found["registries"]["docker.io"]["is_host"] is False
+    assert found["registries"]["10.0.0.1:5000"] == {"server": there, "endpoints": [there]}
+    assert found["registries"]["docker.io"] == {"server": None, "endpoints": [there]}
     assert found["pause_image"] == "registry.k8s.io/pause:3.10.1"
     assert found["restrict_oom_score_adj"] is True
+
+
+@pytest.mark.usefixtures("root")
+def test_the_cache_is_asked_after_a_mirror_and_before_the_registry_itself(
+    put: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("proc/1/status", "CapBnd:\t000001fffeffffff\n")
+    mirror, cache, own = "http://10.0.0.1:5000", "http://192.168.1.10:5002", "http://registry.lan"
+    registries = {"docker.io": {"endpoint": mirror}, "registry.lan": {"endpoint": own}}
+    monkeypatch.setitem(PILLAR["containerd"], "registries", registries)
+    monkeypatch.setattr(
+        "tests.unit.modules.test_node.CACHED", ["quay.io", "docker.io", "registry.lan"]
+    )
+    assert node.containerd_settings()["registries"] == {
+        "docker.io": {"server": None, "endpoints": [mirror, cache]},
+        "registry.lan": {"server": own, "endpoints": [cache, own]},
+        "quay.io": {"server": None, "endpoints": [cache]},
+    }
+
+
+def test_what_is_not_ours_is_not_among_the_registries_that_left(
+    put: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("proc/1/status", "CapBnd:\t000001fffeffffff\n")
+    put("etc/containerd/certs.d/quay.io/hosts.toml", f"{node.REGISTRY_HEAD}, or so).\n")
+    put("etc/containerd/certs.d/docker.io/hosts.toml", f"{node.REGISTRY_HEAD}).\n")
+    put("etc/containerd/certs.d/mine:5000/hosts.toml", 'server = "http://mine:5000"\n')
+    registries = {"docker.io": {"endpoint": "http://10.0.0.1:5000"}}
+    monkeypatch.setitem(PILLAR["containerd"], "registries", registries)
+    assert node.containerd_settings()["left"] == ["quay.io"]
 
 
 # --- boot flags ---
