@@ -3,7 +3,8 @@
 Real: the salt-master with the shipped configuration, N salt-minions with cards of `enrol.cards`, the
 reactor, `rack.reconcile` with its orchestrations, jobs and locks, and the key exchange of all of them.
 Stands in: kubeadm and what would change this machine (`tests/integration/standin`), and a loop for
-systemd's path unit, which starts `rack.reconcile` when there is a request. So what is measured is what the
+systemd's path unit, which starts `rack.reconcile` when there is a request. kubeadm's stand-in sleeps for as
+long as the real one and kubelet take on a node of the lab (`--takes`). So what is measured is what the
 master has to do for N nodes; on real Pis each brings its own processor for its states and packages, here
 all share this machine's.
 
@@ -11,6 +12,9 @@ How much of that is the master's own work is told by processor time: a minion's 
 
 The clock starts with the minions (cp1 is a member already) and stops when the last is Ready. One round has
 the master killed when half of them have joined, and started again.
+
+With `--rack N` it is real in all parts, for as many nodes as the machine holds: blank Pis of a lab rack get
+power at once, install all that they need, and join by the real kubeadm.
 """
 
 from __future__ import annotations
@@ -22,14 +26,20 @@ import resource
 import sys
 import threading
 import time
+from concurrent import futures
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.loopback import Loopback, Peak, Starts, cpu, family, rack
+from lab import lifecycle
+from lab.cli import CACHE
+from lab.progress import Progress
 
 NODES = (1, 10, 30)
+# `make rack` on two cores: join 13, ready 9
+TAKES = 22.0
 LIMIT = 1500  # seconds for one round
 
 
@@ -82,11 +92,12 @@ def calls(loopback: Loopback, word: str) -> collections.Counter[str]:
     return collections.Counter(line.split()[1] for line in lines if line.split()[0] == word)
 
 
-def measure(count: int, restart: bool, settings: dict[str, Any]) -> dict[str, Any]:
+def measure(count: int, takes: float, restart: bool, settings: dict[str, Any]) -> dict[str, Any]:
     """One round with a rack of its own.
 
     Args:
         count: nodes that are switched on at once.
+        takes: seconds that kubeadm and kubelet need on each, while the master has nothing to do for it.
         restart: kill the master when half of them have joined, and start it again.
         settings: the pillar's ``reconcile``, where it differs from the defaults.
 
@@ -101,6 +112,8 @@ def measure(count: int, restart: bool, settings: dict[str, Any]) -> dict[str, An
         made.start_minions("cp1", ["cp1"])
         made.until(lambda: calls(made, "wait_ready")["cp1"], 300, "the first control plane node")
         made.until(lambda: units.idle, 300, "the end of the first reconcile")
+        for node in nodes:
+            (made.standin / f"slow-{node}").write_text(str(takes))
         starts = Starts(made)
         master = made.processes["master"].pid
         with (
@@ -151,6 +164,26 @@ def measure(count: int, restart: bool, settings: dict[str, Any]) -> dict[str, An
         }
 
 
+def measure_rack(count: int, progress: Progress) -> dict[str, Any]:
+    """Blank Pis of a lab rack get power at once; how long until all are Ready.
+
+    Returns:
+        ``nodes`` and ``joined``, the seconds.
+    """
+    made = lifecycle.up("burst", CACHE, progress, only=["cp1"])
+    try:
+        names = [f"pi-{number:02}" for number in range(1, count + 1)]
+        pis = [lifecycle.insert_card(made, name, progress) for name in names]
+        began = time.monotonic()
+        with futures.ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda pi: pi.power_on(), pis))
+        for name in names:
+            lifecycle.wait_ready(made, name, progress)
+        return {"nodes": count, "joined": time.monotonic() - began}
+    finally:
+        made.remove()
+
+
 def ended_children() -> float:
     """Return the processor time of this process's children that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -179,13 +212,22 @@ def main(argv: list[str] | None = None) -> int:
         "--no-restart", action="store_true", help="leave out the round with a killed master"
     )
     parser.add_argument("--parallel", type=int, help="reconcile.parallel, in place of the default")
+    parser.add_argument(
+        "--takes", type=float, default=TAKES,
+        help="seconds that kubeadm and kubelet take on a node (%(default)s); 0: the master's part alone",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rack", type=int, metavar="N", help="blank Pis of a lab rack instead, 1 and then N (needs root)"
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
+    if arguments.rack:
+        return burst_of_a_rack(arguments.rack, arguments.json)
     settings = {"parallel": arguments.parallel} if arguments.parallel else {}
     rounds = []
     for count in arguments.nodes:
         print(f"{count} node(s) ...", file=sys.stderr, flush=True)
-        rounds.append(measure(count, False, settings))
+        rounds.append(measure(count, arguments.takes, False, settings))
         print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
     if not arguments.no_restart:
         print(
@@ -193,9 +235,26 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
             flush=True,
         )
-        rounds.append(measure(arguments.nodes[-1], True, settings))
+        rounds.append(measure(arguments.nodes[-1], arguments.takes, True, settings))
     print(json.dumps(rounds, indent=1)) if arguments.json else show(rounds)
     return int(any(row["lost"] or row["twice"] or row["tokens_left"] for row in rounds))
+
+
+def burst_of_a_rack(count: int, as_json: bool) -> int:
+    """Measure and print real nodes: one, then several.
+
+    Returns:
+        0; a node that is not Ready in time raises.
+    """
+    progress = Progress()
+    rounds = [measure_rack(number, progress) for number in (1, count)]
+    if as_json:
+        print(json.dumps(rounds, indent=1))
+        return 0
+    for row in rounds:
+        print(f"{row['nodes']} blank Pi(s): {row['joined']:.0f} s")
+    print(f"{count} take {rounds[1]['joined'] / rounds[0]['joined']:.1f} × as long as 1")
+    return 0
 
 
 def show(rounds: list[dict[str, Any]]) -> None:

@@ -145,16 +145,22 @@ def plug(rack: Rack, name: str, progress: Progress, *, role: str | None = None) 
     check_name("node", name)
     if role is not None:
         _name_in_pillar(rack, name, role)
+    node = insert_card(rack, name, progress)
+    with progress.step(f"{name}: boot") as step:
+        _mark(rack, name, "plugged", time.time())
+        node.power_on()
+        _mark(rack, name, "boot", step.seconds)
+
+
+def insert_card(rack: Rack, name: str, progress: Progress) -> Node:
+    """Put a new Pi into the rack, with its card, and without power."""
     with progress.step(f"{name}: card") as step:
         boot = rack.boot_partition(name)
         node = rack.add(name, {boot: BOOT, **rack.share(name)})
         _set_apt_source(rack, node, f"http://{rack.master_ip}")
         write_card(rack, name, boot)
         _mark(rack, name, "card", step.seconds)
-    with progress.step(f"{name}: boot") as step:
-        _mark(rack, name, "plugged", time.time())
-        node.power_on()
-        _mark(rack, name, "boot", step.seconds)
+    return node
 
 
 def write_card(rack: Rack, name: str, boot: Path) -> None:
