@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import shutil
@@ -28,6 +29,7 @@ _QEMU = {
 }
 # crun refuses the hybrid cgroup layout ("cgroups in hybrid mode not supported"); runc runs on all.
 RUNTIME = {"runc": "runc"}
+LOCK = Path("/run/lock/saltberry-apt")
 INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 INOTIFY_INSTANCES = 1024
 DISK_GIB = 20
@@ -81,14 +83,17 @@ def install_packages(wanted: Mapping[str, str] | None = None) -> None:
     if not missing:
         return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing],
-    ):
-        subprocess.run(
-            command, env=environment, check=True, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+    # apt does not wait for another one that reads the lists, and suites of tests run side by side
+    with LOCK.open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (
+            ["apt-get", "update", "-qq"],
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing],
+        ):
+            subprocess.run(
+                command, env=environment, check=True, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
 
 
 def examine(directory: Path) -> list[Finding]:

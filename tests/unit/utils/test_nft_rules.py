@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 
 import pytest
 from saltberry_ext.utils import nft_rules
+
+from lab import doctor
 
 RACK = ["192.168.1.0/24", "10.244.0.0/16", "10.96.0.0/12"]
 PORTS = [{"port": 6443, "from": ["192.168.7.0/24"]}, {"port": 53, "proto": "udp"}]
@@ -63,10 +64,7 @@ def test_what_is_no_network_makes_no_rules(wrong: str) -> None:
         nft_rules.rules([wrong])
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("nft"),
-    reason="needs root and nft, which judges the rules",
-)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may load rules, and install nft")
 @pytest.mark.parametrize("text", [nft_rules.rules(RACK), EVERYTHING], ids=["least", "most"])
 def test_nft_takes_them_twice_and_leaves_the_tables_of_others_byte_for_byte(text: str) -> None:
     script = """
@@ -78,6 +76,7 @@ def test_nft_takes_them_twice_and_leaves_the_tables_of_others_byte_for_byte(text
         nft delete table inet saltberry
         [ "$before" = "$(nft list ruleset)" ]
     """
+    doctor.install_packages({"nftables": "nft"})
     command = ["unshare", "--net", "bash", "-ec", script, "bash", text]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stderr, done.returncode) == ("", 0)
