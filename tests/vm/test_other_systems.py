@@ -127,6 +127,10 @@ def foreign(request: pytest.FixtureRequest) -> Iterator[Foreign]:
     node.create()
     try:
         node.power_on()
+        probe = node.run("systemctl", "start", "systemd-tmpfiles-clean.service", check=False)
+        if system.architecture != host.architecture() and probe.returncode:
+            # Seen with QEMU 7.2 and systemd 257, which ends each start with "resources"
+            pytest.skip(f"{system}: under this machine's QEMU its systemd starts no service at all")
         node.write("/etc/resolv.conf", name_servers())
         node.write("/etc/apt/sources.list", debian.sources(suite=system.suite))
         node.run(
