@@ -127,16 +127,18 @@ def foreign(request: pytest.FixtureRequest) -> Iterator[Foreign]:
     node.create()
     try:
         node.power_on()
-        probe = node.run("systemctl", "start", "systemd-tmpfiles-clean.service", check=False)
-        if system.architecture != host.architecture() and probe.returncode:
-            # Seen with QEMU 7.2 and systemd 257, which ends each start with "resources"
-            pytest.skip(f"{system}: under this machine's QEMU its systemd starts no service at all")
         node.write("/etc/resolv.conf", name_servers())
         node.write("/etc/apt/sources.list", debian.sources(suite=system.suite))
         node.run(
             "bash", "/checkout/install/minion.sh", "--id", node.id, "--master", "nfs1",
             "--wheels", "/wheels", "--no-start",
         )  # fmt: skip
+        # Seen with QEMU 7.2 and systemd 257: each start, that of its own journal too, ends with "resources"
+        if (
+            node.run("systemctl", "show", "-P", "Result", "systemd-journald").stdout.strip()
+            == "resources"
+        ):
+            pytest.skip(f"{system}: under this machine's QEMU its systemd starts no service at all")
         node.run("mkdir", "-p", "/srv/pillar")
         node.run("cp", "/checkout/pillar/defaults.sls", "/srv/pillar")
         node.write("/srv/pillar/rack.sls", json.dumps(pillar_of(node)))
