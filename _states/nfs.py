@@ -30,18 +30,18 @@ def exported(name: str) -> dict[str, Any]:
         ret.update(result=False, comment=str(exc))
         return ret
     old = __utils__["conffiles.read"](name)
-    missing = __salt__["nfs.not_served"]() if old == text else []
-    if old == text and not missing:
+    if old != text:
+        ret["changes"] = {"diff": __utils__["conffiles.diff"](old, text)}
+        would, done = f"{name} would be changed", f"{name} was changed"
+    elif missing := __salt__["nfs.not_served"]():
+        ret["changes"] = {"served": dict.fromkeys(missing, "again")}
+        what = f"{len(missing)} exports, taken back by hand,"
+        would, done = f"{what} would be served again", f"{what} are served again"
+    else:
         ret["comment"] = "the exports are as wanted"
         return ret
-    ret["changes"] = {"diff": __utils__["conffiles.diff"](old, text)} if old != text else {}
-    if missing:
-        ret["changes"] = {"served": dict.fromkeys(missing, "again")}
-    what = f"{len(missing)} exports, taken back by hand," if missing else name
     if __opts__["test"]:
-        ret.update(
-            result=None, comment=f"{what} would be {'served again' if missing else 'changed'}"
-        )
+        ret.update(result=None, comment=would)
         return ret
     try:
         if old != text:
@@ -51,7 +51,7 @@ def exported(name: str) -> dict[str, Any]:
     except (CommandExecutionError, OSError) as exc:
         ret.update(result=False, comment=str(exc))
         return ret
-    ret["comment"] = f"{what} {'are served again' if missing else 'was changed'}"
+    ret["comment"] = done
     return ret
 
 
