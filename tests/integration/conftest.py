@@ -18,10 +18,15 @@ Fixtures (one master and its minions for the whole package; about 15 s to start)
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +134,19 @@ def master(
     salt_factories: FactoriesManager, workspace: Path, checkout: Path, state_dir: Path
 ) -> Iterator[SaltMaster]:
     """A salt-master as install/master.sh leaves it, but on 127.0.0.1 and free ports."""
+    overlay = OVERLAY.format(state_dir=state_dir, run_dir=workspace / "run")
     root = workspace / "m"
+    daemon = configured_master(
+        salt_factories, MASTER_ID, root, checkout=checkout, state_dir=state_dir, overlay=overlay
+    )
+    with daemon.started():
+        yield daemon
+
+
+def configured_master(
+    factories: FactoriesManager, master_id: str, root: Path, *, checkout: Path, state_dir: Path, overlay: str
+) -> SaltMaster:  # fmt: skip
+    """Configure a master as install/master.sh does, and with what differs; not started."""
     include = root / "conf" / "master.d"
     include.mkdir(parents=True)
     conf = render(
@@ -139,11 +156,41 @@ def master(
         INTERFACE="127.0.0.1",
     )
     (include / "saltberry.conf").write_text(conf, encoding="utf-8")
-    overlay = OVERLAY.format(state_dir=state_dir, run_dir=workspace / "run")
     (include / "zz-test.conf").write_text(overlay, encoding="utf-8")
-    daemon = salt_factories.salt_master_daemon(MASTER_ID, defaults={"root_dir": str(root)})
-    with daemon.started():
-        yield daemon
+    return factories.salt_master_daemon(master_id, defaults={"root_dir": str(root)})
+
+
+def configured_minion(master: SaltMaster, minion_id: str, root: Path) -> SaltMinion:
+    """Configure a minion as install/minion.sh does, without keys but with their folder; not started."""
+    include = root / "conf" / "minion.d"
+    include.mkdir(parents=True)
+    conf = render(REPO / "etc" / "minion.d" / "saltberry.conf.in", MASTER="127.0.0.1", ID=minion_id)
+    (include / "saltberry.conf").write_text(conf, encoding="utf-8")
+    daemon = master.salt_minion_daemon(minion_id, defaults={"root_dir": str(root)})
+    Path(daemon.config["pki_dir"]).mkdir(parents=True, exist_ok=True)
+    return daemon
+
+
+@contextmanager
+def running(daemon: SaltMinion) -> Iterator[None]:
+    """A minion that may never get in: `.started()` would wait for the start event, which it never fires."""
+    program = Path(sys.executable).with_name("salt-minion")
+    command = [program, "--config-dir", daemon.config_dir, "--disable-keepalive"]
+    words = Path(daemon.config["root_dir"]) / "said"
+    with words.open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        print(words.read_text())
+
+
+def answers(master: SaltMaster, node: str) -> bool:
+    """Whether a minion does what the master says, now."""
+    done = master.salt_cli(timeout=120).run("-t", "5", "test.ping", minion_tgt=node)
+    return done.data is True
 
 
 def start_minion(master: SaltMaster, minion_id: str, root: Path) -> SaltMinion:
@@ -151,15 +198,10 @@ def start_minion(master: SaltMaster, minion_id: str, root: Path) -> SaltMinion:
 
     Returns the daemon, not started.
     """
-    include = root / "conf" / "minion.d"
-    include.mkdir(parents=True)
-    conf = render(REPO / "etc" / "minion.d" / "saltberry.conf.in", MASTER="127.0.0.1", ID=minion_id)
-    (include / "saltberry.conf").write_text(conf, encoding="utf-8")
-    daemon = master.salt_minion_daemon(minion_id, defaults={"root_dir": str(root)})
+    daemon = configured_minion(master, minion_id, root)
     with salt.wheel.WheelClient(dict(master.config)) as wheel:
         pair = wheel.cmd("key.gen_accept", [minion_id], print_event=False)
     pki = Path(daemon.config["pki_dir"])
-    pki.mkdir(parents=True, exist_ok=True)
     for name, text, mode in (
         ("minion.pem", pair["priv"], 0o400),
         ("minion.pub", pair["pub"], 0o644),

@@ -7,10 +7,7 @@ import json
 import os
 import re
 import shutil
-import signal
 import stat
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,7 +22,15 @@ import salt.crypt
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.daemons.minion import SaltMinion
 
-from tests.integration.conftest import INJECTED, JINJA, REPO, render, runners
+from tests.integration.conftest import (
+    INJECTED,
+    JINJA,
+    REPO,
+    answers,
+    configured_minion,
+    runners,
+    running,
+)
 
 SOON = 0.0006  # hours: two seconds
 FINGERPRINT = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){31}")
@@ -98,35 +103,20 @@ class Doors:
         return {**files, "fingerprint": made["fingerprint"]}
 
     def answers(self, node: str) -> bool:
-        done = self.master.salt_cli(timeout=120).run("-t", "5", "test.ping", minion_tgt=node)
-        return done.data is True
+        return answers(self.master, node)
 
     @contextmanager
     def minion(self, node: str, keys: tuple[str, str] | None = None) -> Iterator[SaltMinion]:
         """A minion with a key pair that it was given, or makes."""
         root = Path(self.folder / f"m{uuid.uuid4().hex[:4]}")
-        conf = root / "conf/minion.d/saltberry.conf"
-        conf.parent.mkdir(parents=True)
-        template = REPO / "etc/minion.d/saltberry.conf.in"
-        conf.write_text(render(template, MASTER="127.0.0.1", ID=node), encoding="utf-8")
-        daemon = self.master.salt_minion_daemon(node, defaults={"root_dir": str(root)})
-        pki = Path(daemon.config["pki_dir"])
-        pki.mkdir(parents=True, exist_ok=True)
+        daemon = configured_minion(self.master, node, root)
         if keys:
+            pki = Path(daemon.config["pki_dir"])
             (pki / "minion.pem").write_text(keys[0])
             (pki / "minion.pem").chmod(0o400)
             (pki / "minion.pub").write_text(keys[1])
-        # Not .started(): that waits for the start event, which one who is not let in never fires
-        program = Path(sys.executable).with_name("salt-minion")
-        command = [program, "--config-dir", daemon.config_dir, "--disable-keepalive"]
-        with (root / "said").open("w") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
-        try:
+        with running(daemon):
             yield daemon
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            print((root / "said").read_text())
 
 
 def eventually(ask: Callable[[], Any], seconds: float = 150) -> Any:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,7 +13,13 @@ from saltfactories.daemons.master import SaltMaster
 from saltfactories.daemons.minion import SaltMinion
 from saltfactories.manager import FactoriesManager
 
-from tests.integration.conftest import OVERLAY, REPO, render
+from tests.integration.conftest import (
+    OVERLAY,
+    answers,
+    configured_master,
+    configured_minion,
+    running,
+)
 
 
 @pytest.fixture
@@ -26,18 +28,12 @@ def impostor(
 ) -> Iterator[SaltMaster]:
     """A salt-master of the same settings with keys of its own, which lets everybody in."""
     root = workspace / "f"
-    include = root / "conf" / "master.d"
-    include.mkdir(parents=True)
     state = root / "state"
-    state.mkdir(mode=0o700)
-    conf = render(
-        REPO / "etc/master.d/saltberry.conf.in",
-        REPO=checkout, STATE_DIR=state, INTERFACE="127.0.0.1",
-    )  # fmt: skip
-    (include / "saltberry.conf").write_text(conf, encoding="utf-8")
+    state.mkdir(parents=True, mode=0o700)
     overlay = OVERLAY.format(state_dir=state, run_dir=root / "run") + "auto_accept: true\n"
-    (include / "zz-test.conf").write_text(overlay, encoding="utf-8")
-    daemon = salt_factories.salt_master_daemon("impostor", defaults={"root_dir": str(root)})
+    daemon = configured_master(
+        salt_factories, "impostor", root, checkout=checkout, state_dir=state, overlay=overlay
+    )
     with daemon.started():
         yield daemon
 
@@ -49,30 +45,10 @@ def key_of(master: SaltMaster) -> bytes:
 @contextmanager
 def minion(at: SaltMaster, knows: SaltMaster, node: str, folder: Path) -> Iterator[SaltMinion]:
     """A minion whose card has one master's key, and which finds another (or the same) at the address."""
-    root = folder / uuid.uuid4().hex[:4]
-    conf = root / "conf/minion.d/saltberry.conf"
-    conf.parent.mkdir(parents=True)
-    template = REPO / "etc/minion.d/saltberry.conf.in"
-    conf.write_text(render(template, MASTER="127.0.0.1", ID=node), encoding="utf-8")
-    daemon = at.salt_minion_daemon(node, defaults={"root_dir": str(root)})
-    pki = Path(daemon.config["pki_dir"])
-    pki.mkdir(parents=True, exist_ok=True)
-    (pki / "minion_master.pub").write_bytes(key_of(knows))
-    # Not .started(): that waits for the start event, which one who trusts nobody never fires
-    program = Path(sys.executable).with_name("salt-minion")
-    command = [program, "--config-dir", daemon.config_dir, "--disable-keepalive"]
-    with (root / "said").open("w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
-    try:
+    daemon = configured_minion(at, node, folder / uuid.uuid4().hex[:4])
+    (Path(daemon.config["pki_dir"]) / "minion_master.pub").write_bytes(key_of(knows))
+    with running(daemon):
         yield daemon
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def obeys(master: SaltMaster, node: str) -> bool:
-    done = master.salt_cli(timeout=120).run("-t", "5", "test.ping", minion_tgt=node)
-    return done.data is True
 
 
 def test_a_pi_does_nothing_for_a_master_whose_key_is_not_on_its_card(
@@ -84,12 +60,12 @@ def test_a_pi_does_nothing_for_a_master_whose_key_is_not_on_its_card(
         minion(impostor, impostor, "pi-51", workspace),
     ):
         deadline = time.monotonic() + 120
-        while not obeys(impostor, "pi-51"):
+        while not answers(impostor, "pi-51"):
             assert time.monotonic() < deadline, "the impostor has no power over its own Pi either"
         said = Path(ours.config["root_dir"]) / "said"
         while "public key did not authenticate" not in said.read_text():
             assert time.monotonic() < deadline, said.read_text()[-800:]
             time.sleep(0.5)
-        assert not obeys(impostor, "pi-50")
+        assert not answers(impostor, "pi-50")
         kept = Path(ours.config["pki_dir"]) / "minion_master.pub"
         assert kept.read_bytes() == key_of(master)
