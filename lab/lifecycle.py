@@ -21,6 +21,7 @@ from lab.rack import (
     CONTROL_PLANE,
     MASTER,
     MIRROR,
+    PILLAR,
     REPO,
     STATE,
     Rack,
@@ -37,7 +38,6 @@ FIRST_NODES = (CONTROL_PLANE, "pi-01")
 READY_SECONDS = 900
 # What the install scripts say themselves, among the words of what they call.
 SPOKEN = re.compile(r"(?:master|minion|wheelhouse): (.*)")
-PILLAR = f"{REPO}/pillar/rack.sls"
 STAGES = ("card", "boot", "install", "preflight", "states", "join", "ready")
 KUBECTL = ("kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf")
 

@@ -25,6 +25,7 @@ from lab.progress import Progress
 STATE = Path("/var/lib/saltberry-lab")
 CHECKOUT = Path(__file__).resolve().parent.parent
 REPO = "/srv/saltberry/repo"
+PILLAR = f"{REPO}/pillar/rack.sls"
 MIRROR = "/srv/saltberry/mirror"
 BOOT = "/boot/firmware"
 # Where nfs1 keeps the share, and where another node has its folder of it and the volumes: nfs.path and

@@ -23,7 +23,7 @@ import pytest
 
 from lab import host, lifecycle, podman, rootfs
 from lab.podman import Node
-from lab.rack import BOOT, CHECKOUT, REPO, Rack, RackError, describe
+from lab.rack import BOOT, CHECKOUT, PILLAR, Rack, RackError, describe
 from tests.lab.conftest import Lab
 from tests.unit.install import boot_partition as stock
 
@@ -82,9 +82,9 @@ def pi_os(rack: Rack) -> str:
 @pytest.fixture(scope="module")
 def pillar(lab: Lab) -> Iterator[None]:
     """The rack's pillar says what people want of cards."""
-    lab.master.write(f"{REPO}/pillar/rack.sls", describe(lab.rack) + CARDS)
+    lab.master.write(PILLAR, describe(lab.rack) + CARDS)
     yield
-    lab.master.write(f"{REPO}/pillar/rack.sls", describe(lab.rack))
+    lab.master.write(PILLAR, describe(lab.rack))
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from lab.rack import REPO
+from lab.rack import PILLAR
 from tests.lab.conftest import Lab
 
-PILLAR = f"{REPO}/pillar/rack.sls"
 UNITS = "/etc/systemd/system"
 SSHD = "/etc/ssh/sshd_config.d/10-saltberry.conf"
 # What makes states of all kinds: people, docker, a journal that is not as the image has it

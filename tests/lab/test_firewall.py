@@ -13,10 +13,9 @@ import yaml
 
 from lab import host, lifecycle, podman
 from lab.podman import Node
-from lab.rack import REPO
+from lab.rack import PILLAR
 from tests.lab.conftest import Lab
 
-PILLAR = f"{REPO}/pillar/rack.sls"
 UNIT = "saltberry-firewall.service"
 TABLE = "table inet saltberry"
 GUARDED = ("pi-01", "nfs1")

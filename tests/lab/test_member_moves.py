@@ -10,10 +10,9 @@ import pytest
 import yaml
 
 from lab import lifecycle
-from lab.rack import REPO
+from lab.rack import PILLAR
 from tests.lab.conftest import Lab
 
-PILLAR = f"{REPO}/pillar/rack.sls"
 MOUNT = "/srv/containers"
 
 

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lab.rack import MIRROR, REPO
+from lab.rack import MIRROR, PILLAR
 from tests.lab.conftest import Lab
 
-PILLAR = f"{REPO}/pillar/rack.sls"
 # The mirror is read-only in the lab: what is written to it lands here.
 WRITTEN = "/srv/nfs/pull-through"
 NODES = ("cp1", "pi-01")

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from lab.rack import MIRROR, REPO
+from lab.rack import MIRROR, PILLAR
 from tests.lab.conftest import Lab
 
-PILLAR = f"{REPO}/pillar/rack.sls"
 FOLDER = "/srv/nfs/mirror"
 OUTSIDE = "debian.lab kubernetes.lab"
 SYNC = ("mirror.sync", f"folder={FOLDER}")

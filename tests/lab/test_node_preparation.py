@@ -9,10 +9,9 @@ import pytest
 import yaml
 
 from lab.podman import Node
-from lab.rack import REPO
+from lab.rack import PILLAR
 from tests.lab.conftest import Lab
 
-PILLAR = f"{REPO}/pillar/rack.sls"
 NODE = "pi-01"
 SLS = "system"
 SSHD = "/etc/ssh/sshd_config.d/10-saltberry.conf"

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lab.rack import REPO
+from lab.rack import PILLAR, REPO
 from tests.lab.conftest import Lab
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PILLAR = f"{REPO}/pillar/rack.sls"
 VALUES = "/etc/saltberry/greeter.yaml"
 SECRET = "open-sesame-of-the-lab"
 

@@ -20,10 +20,9 @@ import pytest
 import yaml
 
 from lab import lifecycle
-from lab.rack import CHECKOUT, REPO
+from lab.rack import CHECKOUT, PILLAR
 from tests.lab.conftest import Lab
 
-PILLAR = f"{REPO}/pillar/rack.sls"
 NODES = ("nfs1", "cp1", "pi-01")
 MEMBERS = ("cp1", "pi-01")
 BOARDS = CHECKOUT / "salt/services/metrics/boards"

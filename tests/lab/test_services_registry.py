@@ -15,12 +15,11 @@ import pytest
 import yaml
 
 from lab import lifecycle
-from lab.rack import REPO
+from lab.rack import PILLAR
 from tests.lab.conftest import Lab
 
-PILLAR = f"{REPO}/pillar/rack.sls"
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs/examples"
-ALL = "nfs1,cp1,pi-01"
+ALL = ("nfs1", "cp1", "pi-01")
 NODES = ("cp1", "pi-01")
 TAINT = "node-role.kubernetes.io/master"
 IMAGE = "localhost:5000/hello"
@@ -40,7 +39,7 @@ SERVICES: dict[str, Any] = {
 
 def apply(lab: Lab, *argv: str) -> dict[str, dict[str, Any]]:
     """`salt '*' state.apply`: what is not as it should be without a change, by node and state id."""
-    return lab.applied(ALL.split(","), *argv)
+    return lab.applied(ALL, *argv)
 
 
 def failed(applied: dict[str, dict[str, Any]]) -> list[Any]:
@@ -159,8 +158,8 @@ def test_only_the_node_itself_has_it_on_localhost(site: Lab, pushed: str) -> Non
 
 
 def test_a_second_apply_changes_nothing(site: Lab, pushed: str) -> None:
-    assert apply(site) == {name: {} for name in ALL.split(",")}
-    assert apply(site, "test=True") == {name: {} for name in ALL.split(",")}
+    assert apply(site) == {name: {} for name in ALL}
+    assert apply(site, "test=True") == {name: {} for name in ALL}
 
 
 def test_the_images_are_there_when_the_pod_has_moved_to_another_node(
@@ -300,7 +299,7 @@ def test_turned_off_everything_goes_but_the_data_and_on_again_it_is_back(
         listening = site.node(node).run("ss", "-Hltn", "sport = :5000").stdout
         assert "127.0.0.1:5000" not in listening
     assert site.master.run("ls", "/srv/nfs/volumes/registry/docker").stdout
-    assert apply(site) == {name: {} for name in ALL.split(",")}
+    assert apply(site) == {name: {} for name in ALL}
     # also when somebody took the claim away, which closes the volume to all others
     site.kubectl("delete", "namespace", "registry", "--timeout=60s")
     site.master.write(PILLAR, yaml.safe_dump({**before, **docker, "services": SERVICES}))
